@@ -1,0 +1,140 @@
+r"""One wrapped projection: a frozen `nn.Linear` or `Conv1D` plus its adapter (Eq. 1 and Eq. 8).
+
+Shapes: B... any leading axes, in/out the projection's widths, r the rank.
+"""
+
+import math
+
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from . import cur
+
+LORA_INITS = ("authors", "usual")
+
+
+def adapter_dtype(weight):
+    """Adapters train in fp32 whatever the base's dtype, and in fp64 over an fp64 base."""
+    return torch.float64 if weight.dtype == torch.float64 else torch.float32
+
+
+class AdapterLayer(nn.Module):
+    """What both adapters share: the frozen `base`, the factor `alpha`, the orientation."""
+
+    def __init__(self, base, alpha):
+        super().__init__()
+        if not isinstance(base, (nn.Linear, Conv1D)):
+            raise TypeError(f"base: got {type(base).__name__}, expected nn.Linear or Conv1D")
+        self.base = base.requires_grad_(False)
+        self.alpha = float(alpha)
+        self.transposed = isinstance(base, nn.Linear)  # stored (out, in), the paper's W transposed
+
+    @property
+    def out_in(self):
+        """(out, in), the projection's widths."""
+        shape = self.base.weight.shape
+        return tuple(shape) if self.transposed else tuple(shape)[::-1]
+
+    def update_norm(self):
+        r"""||alpha C U R||_F or ||alpha A B||_F, a float. Source: Eq. 14's left side."""
+        return abs(self.alpha) * cur.product_norm(*self.factors())
+
+    def weight_norm(self):
+        """||W||_F of the frozen weight, a float."""
+        return torch.linalg.vector_norm(self.base.weight.detach(), dtype=torch.float64).item()
+
+
+class CURLoRALinear(AdapterLayer):
+    r"""y = x (W + alpha C U R), computed without multiplying by C and R both.
+
+    C and R are columns and rows of W itself, so one of the two products with x is already part of
+    the base output x W. With W as PyTorch stores it:
+
+    - `nn.Linear`, W (out, in): x R^T = (x W^T)[..., rows], so y = y0 + alpha (y0[rows] U^T) C^T
+    - `Conv1D`, W (in, out): x C = (x W)[..., cols], so y = y0 + alpha (y0[cols] U) R
+
+    where y0 is the base output, its bias taken off before indexing. This is exact.
+
+    Attributes: `base`; `rows`, `cols` int64 (r,), indices into the stored W; `U` (r, r), the one
+    Parameter, zeros at the start; `alpha`; `basis` (r, out), C^T or R, a buffer derived from W.
+    Source: Eq. 5-8.
+    """
+
+    def __init__(self, base, rank, alpha=1.0, selection="eq4", *, generator):
+        super().__init__(base, alpha)
+        W = base.weight
+        rows, cols = cur.select(W, rank, cur.as_selection(selection), generator)
+        self.register_buffer("rows", rows)
+        self.register_buffer("cols", cols)
+        self.U = nn.Parameter(torch.zeros(rank, rank, dtype=adapter_dtype(W), device=W.device))
+        self.register_buffer("basis", self._basis(), persistent=False)
+        self.register_load_state_dict_post_hook(_refresh_basis)
+
+    def _basis(self):
+        return (self.C.T if self.transposed else self.R).contiguous()  # (r, out)
+
+    @property
+    def C(self):
+        """The chosen columns of the stored W, (a, r). Source: Eq. 5."""
+        return self.base.weight.detach()[:, self.cols]
+
+    @property
+    def R(self):
+        """The chosen rows of the stored W, (r, b). Source: Eq. 6."""
+        return self.base.weight.detach()[self.rows]
+
+    def forward(self, x):
+        y = self.base(x)  # (B..., out)
+        taps = self.rows if self.transposed else self.cols
+        z = y[..., taps]  # (B..., r)
+        if self.base.bias is not None:
+            z = z - self.base.bias[taps]
+        z = z.to(self.U.dtype) @ (self.U.T if self.transposed else self.U)  # (B..., r)
+        return y + self.alpha * (z.to(y.dtype) @ self.basis)
+
+    def factors(self):
+        """(C, U, R), whose product is W_adapted in the stored orientation. Source: Eq. 8."""
+        return self.C, self.U, self.R
+
+    def extra_repr(self):
+        return f"rank={self.U.shape[0]}, alpha={self.alpha:g}"
+
+
+def _refresh_basis(layer, _):
+    layer.basis = layer._basis()  # the loaded indices may differ from those drawn
+
+
+class LoRALinear(AdapterLayer):
+    r"""y = x W + alpha (x A) B with A (in, r) random and B (r, out) zero at the start.
+
+    init: `authors`, uniform with bound 1/sqrt(r), is what Kaiming initialisation gives when it is
+    handed A as (in, r) and takes the second axis for the fan-in, as the author's code does;
+    `usual`, bound 1/sqrt(in), is LoRA's own.
+    Departure: alpha multiplies directly, as in the paper's code; common LoRA has alpha / r.
+    Source: Eq. 1.
+    """
+
+    def __init__(self, base, rank, alpha=1.0, init="usual", *, generator):
+        super().__init__(base, alpha)
+        if init not in LORA_INITS:
+            raise ValueError(f"init: got {init!r}, expected one of {', '.join(LORA_INITS)}")
+        W = base.weight
+        cur.check_rank(rank, W.shape)
+        n_out, n_in = self.out_in
+        bound = 1 / math.sqrt(rank if init == "authors" else n_in)
+        A = torch.rand(n_in, rank, generator=generator, dtype=adapter_dtype(W)) * 2 * bound - bound
+        self.A = nn.Parameter(A.to(W.device))
+        self.B = nn.Parameter(torch.zeros(rank, n_out, dtype=A.dtype, device=W.device))
+
+    def forward(self, x):
+        y = self.base(x)  # (B..., out)
+        z = x @ self.A.to(x.dtype)  # (B..., r)
+        return y + self.alpha * (z @ self.B.to(x.dtype))
+
+    def factors(self):
+        """(A, I, B), whose product is the update as (in, out)."""
+        return self.A, torch.eye(self.A.shape[1], device=self.A.device), self.B
+
+    def extra_repr(self):
+        return f"rank={self.A.shape[1]}, alpha={self.alpha:g}"

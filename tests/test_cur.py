@@ -1,0 +1,103 @@
+"""Eq. 3-7 and 14 against hand-worked numbers and dense formulas."""
+
+import numpy as np
+import pytest
+import torch
+
+from curlora_lite import cur
+
+
+def worked_example():
+    """§4.2's example: columns with norms 2, 3 and 5, so squared 4, 9, 25 of 38."""
+    return torch.tensor([[2.0, 0.0, 3.0], [0.0, 3.0, 4.0]])
+
+
+def test_worked_example_of_section_4_2():
+    p = cur.probabilities(worked_example(), dim=1)
+    assert p.tolist() == pytest.approx([4 / 38, 9 / 38, 25 / 38], abs=1e-12)
+
+
+def test_worked_example_inverted():
+    # 1/p = 38/4, 38/9, 38/25; over their common denominator 900: 225, 100, 36 of 361.
+    q = cur.inverted(cur.probabilities(worked_example(), dim=1))
+    assert q.tolist() == pytest.approx([225 / 361, 100 / 361, 36 / 361], abs=1e-12)
+
+
+def test_rows_are_norms_over_the_other_axis():
+    p = cur.probabilities(worked_example(), dim=0)
+    assert p.tolist() == pytest.approx([13 / 38, 25 / 38], abs=1e-12)
+
+
+def test_smoothed_is_the_authors_formula():
+    p = np.array([4, 9, 25]) / 38
+    expected = (1 / (p + 0.001)) / (1 / (p + 0.001)).sum()
+    got = cur.draw_probabilities(torch.from_numpy(p), "smoothed")
+    assert got.tolist() == pytest.approx(expected.tolist(), abs=1e-12)
+
+
+def test_smoothed_is_nearly_uniform_at_mistrals_width():
+    """With 4,096 columns p is about 2.4e-4 and the constant 0.001 dominates."""
+    W = torch.randn(64, 4096, generator=torch.Generator().manual_seed(0))
+    p = cur.probabilities(W, dim=1)
+    spread = {name: cur.draw_probabilities(p, name) for name in ("inverted", "smoothed")}
+    ratio = {name: (q.max() / q.min()).item() for name, q in spread.items()}
+    assert ratio["smoothed"] < 1.3 < ratio["inverted"]
+
+
+def test_zero_columns_are_never_drawn():
+    W = torch.tensor([[1.0, 0.0, 2.0], [1.0, 0.0, 2.0]])
+    q = cur.inverted(cur.probabilities(W, dim=1))
+    assert q.tolist() == pytest.approx([0.8, 0.0, 0.2], abs=1e-12)
+    with pytest.raises(ValueError, match="only 2 of 3"):
+        cur.draw(q, 3, replacement=False, generator=torch.Generator())
+
+
+def test_all_zero_weight_is_refused():
+    with pytest.raises(ValueError, match="expected finite and above zero"):
+        cur.probabilities(torch.zeros(3, 3), dim=0)
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+@pytest.mark.parametrize("weighting", cur.WEIGHTINGS)
+def test_draws_follow_the_probabilities(weighting, replacement):
+    """First draws over many seeds match q; tolerance 4 standard errors of a proportion."""
+    W = worked_example()
+    q = cur.draw_probabilities(cur.probabilities(W, dim=1), weighting)
+    n = 3000
+    first = torch.zeros(3)
+    for seed in range(n):
+        index = cur.draw(q, 2, replacement, torch.Generator().manual_seed(seed))
+        first[index[0]] += 1
+        assert replacement or len(set(index.tolist())) == 2
+    error = (first / n - q).abs() / (q * (1 - q) / n).sqrt()
+    assert error.max() < 4
+
+
+def test_selection_repeats_with_its_seed_only():
+    W = torch.randn(40, 50, generator=torch.Generator().manual_seed(1))
+    draws = [
+        cur.select(W, 8, cur.Selection(), torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(draws[0], draws[1], strict=True))
+    assert not torch.equal(draws[0][0], draws[2][0])
+
+
+@pytest.mark.parametrize("rank", [0, -1, 3, 1.5, True])
+def test_rank_out_of_range(rank):
+    with pytest.raises(ValueError, match="rank: got .* expected a whole number from 1 to 2"):
+        cur.select(worked_example(), rank, cur.Selection(), torch.Generator())
+
+
+def test_unknown_selection_names_the_known_ones():
+    with pytest.raises(ValueError, match="eq4, authors"):
+        cur.as_selection("leverage")
+    with pytest.raises(ValueError, match="inverted, smoothed, uniform, importance"):
+        cur.Selection("leverage")
+
+
+def test_product_norm_is_the_dense_norm_and_below_the_bound():
+    g = torch.Generator().manual_seed(0)
+    C, U, R = (torch.randn(s, generator=g).double() for s in ((7, 3), (3, 3), (3, 5)))
+    assert cur.product_norm(C, U, R) == pytest.approx((C @ U @ R).norm().item(), rel=1e-12)
+    assert cur.product_norm(C, U, R) <= cur.norm_bound(C, U, R)
+    assert cur.norm_bound(C, U, R) == pytest.approx((C.norm() * U.norm() * R.norm()).item())

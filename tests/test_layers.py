@@ -1,0 +1,161 @@
+"""One wrapped projection against the dense formulas of Eq. 1 and Eq. 8, in fp64."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from curlora_lite import cur
+from curlora_lite.layers import CURLoRALinear, LoRALinear
+
+N_IN, N_OUT, RANK, ALPHA = 6, 10, 4, 1.7
+
+
+def projection(kind, bias, dtype=torch.float64):
+    torch.manual_seed(1)
+    if kind == "conv1d":
+        base = Conv1D(N_OUT, N_IN)  # transformers gives the output width first
+        nn.init.normal_(base.bias)
+        if not bias:
+            base.bias = nn.Parameter(torch.zeros(N_OUT))
+    else:
+        base = nn.Linear(N_IN, N_OUT, bias=bias)
+    return base.to(dtype)
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def dense_reference(layer, x):
+    """y = x (W + alpha C U R) + b in the paper's orientation, W (in, out), by dense products.
+
+    Written from the index vectors alone: for a Linear the paper's W is the stored one transposed,
+    so the stored rows are the paper's columns.
+    """
+    W = layer.base.weight.detach()
+    b = layer.base.bias
+    b = 0 if b is None else b.detach()
+    U = layer.U.detach().clone().requires_grad_(True)
+    x = x.detach().clone().requires_grad_(True)
+    C, R = W[:, layer.cols], W[layer.rows, :]
+    update = C @ U @ R
+    if isinstance(layer.base, nn.Linear):
+        W, update = W.T, update.T
+    return x @ (W + layer.alpha * update) + b, x, U
+
+
+@pytest.mark.parametrize("selection", ["eq4", "authors"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+def test_gather_forward_and_gradients_equal_the_dense_formula(kind, bias, selection):
+    layer = CURLoRALinear(projection(kind, bias), RANK, ALPHA, selection, generator=gen())
+    assert layer.U.dtype == torch.float64 and not layer.U.any()
+    nn.init.normal_(layer.U, generator=gen(5))
+    x = torch.randn(2, 3, N_IN, generator=gen(6), dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(2, 3, N_OUT, generator=gen(7), dtype=torch.float64)
+    y = layer(x)
+    expected, x_ref, U_ref = dense_reference(layer, x)
+    (y * upstream).sum().backward()
+    (expected * upstream).sum().backward()
+    # fp64 rounding over sums of some ten terms
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(x.grad, x_ref.grad, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(layer.U.grad, U_ref.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+def test_square_projections_keep_their_orientation(kind):
+    """The author's code tells orientations apart by shape; a square W must not confuse ours."""
+    torch.manual_seed(2)
+    base = (nn.Linear(6, 6) if kind == "linear" else Conv1D(6, 6)).double()
+    layer = CURLoRALinear(base, 3, generator=gen())
+    nn.init.normal_(layer.U, generator=gen(5))
+    x = torch.randn(4, 6, generator=gen(6), dtype=torch.float64)
+    torch.testing.assert_close(layer(x), dense_reference(layer, x)[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+def test_duplicated_indices(kind):
+    layer = CURLoRALinear(projection(kind, True), 2, generator=gen())
+    layer.rows.fill_(1)
+    layer.cols.fill_(2)
+    layer.load_state_dict(layer.state_dict())  # derives the buffer from the indices again
+    nn.init.normal_(layer.U, generator=gen(5))
+    x = torch.randn(4, N_IN, generator=gen(6), dtype=torch.float64)
+    torch.testing.assert_close(layer(x), dense_reference(layer, x)[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+@pytest.mark.parametrize("make", [CURLoRALinear, LoRALinear])
+def test_output_at_the_start_is_the_base_output_bit_for_bit(make, kind, dtype):
+    base = projection(kind, True, dtype)
+    x = torch.randn(5, N_IN, generator=gen(3)).to(dtype)
+    layer = make(base, RANK, ALPHA, generator=gen())
+    y = layer(x)
+    assert y.dtype == dtype and torch.equal(y, base(x))
+    assert all(p.dtype == torch.float32 for p in layer.parameters() if p.requires_grad)
+
+
+def test_factors_and_norms():
+    layer = CURLoRALinear(projection("linear", True), RANK, ALPHA, generator=gen())
+    nn.init.normal_(layer.U, generator=gen(5))
+    W = layer.base.weight
+    assert torch.equal(layer.C, W[:, layer.cols]) and torch.equal(layer.R, W[layer.rows])
+    dense = ALPHA * (layer.C @ layer.U @ layer.R)
+    assert layer.update_norm() == pytest.approx(dense.norm().item(), rel=1e-10)
+    assert layer.weight_norm() == pytest.approx(W.norm().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+def test_lora_is_eq_1(kind):
+    layer = LoRALinear(projection(kind, True), RANK, ALPHA, generator=gen())
+    nn.init.normal_(layer.B, generator=gen(5))
+    x = torch.randn(4, N_IN, generator=gen(6), dtype=torch.float64)
+    W = layer.base.weight.T if kind == "linear" else layer.base.weight
+    expected = x @ (W + ALPHA * layer.A @ layer.B) + layer.base.bias
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+    dense = ALPHA * (layer.A @ layer.B)
+    assert layer.update_norm() == pytest.approx(dense.norm().item(), rel=1e-10)
+
+
+def test_lora_bounds_of_both_inits():
+    """Author's: 1/sqrt(r). Usual: 1/sqrt(in). Oracle: torch's own Kaiming on the shapes in question."""
+    base, rank = nn.Linear(576, 192, bias=False), 8
+    for init, shape in (("authors", (576, rank)), ("usual", (rank, 576))):
+        A = LoRALinear(base, rank, init=init, generator=gen()).A
+        oracle = torch.empty(shape)
+        nn.init.kaiming_uniform_(oracle, a=math.sqrt(5))
+        # the largest of 4,608 uniform draws lies within 1 % of the bound
+        assert A.abs().max().item() == pytest.approx(oracle.abs().max().item(), rel=0.01)
+    assert A.abs().max() <= 1 / math.sqrt(576)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="init: got 'kaiming', expected one of authors, usual"):
+        LoRALinear(nn.Linear(4, 4), 2, init="kaiming", generator=gen())
+    with pytest.raises(TypeError, match="got Embedding, expected nn.Linear or Conv1D"):
+        CURLoRALinear(nn.Embedding(4, 4), 2, generator=gen())
+    with pytest.raises(ValueError, match="rank: got 5, expected a whole number from 1 to 4"):
+        LoRALinear(nn.Linear(4, 6), 5, generator=gen())
+
+
+def test_state_dict_holds_all_that_the_adapter_is():
+    a = CURLoRALinear(projection("linear", False), RANK, generator=gen(0))
+    b = CURLoRALinear(projection("linear", False), RANK, generator=gen(9))
+    nn.init.normal_(a.U, generator=gen(5))
+    assert set(a.state_dict()) == {"rows", "cols", "U", "base.weight"}
+    b.load_state_dict(a.state_dict())
+    x = torch.randn(3, N_IN, generator=gen(6), dtype=torch.float64)
+    assert torch.equal(a(x), b(x))
+
+
+def test_selection_does_not_depend_on_dtype_rounding_of_the_norms():
+    W = projection("linear", False).weight
+    draws = [
+        cur.select(W.to(d), 3, cur.Selection(), gen(2)) for d in (torch.float64, torch.float32)
+    ]
+    assert torch.equal(draws[0][0], draws[1][0]) and torch.equal(draws[0][1], draws[1][1])
