@@ -123,7 +123,7 @@ def test_lora_is_eq_1(kind):
 
 
 def test_lora_bounds_of_both_inits():
-    """Author's: 1/sqrt(r). Usual: 1/sqrt(in). Oracle: torch's own Kaiming on the shapes in question."""
+    """Author's: 1/sqrt(r). Usual: 1/sqrt(in). Oracle: torch's Kaiming on either shape."""
     base, rank = nn.Linear(576, 192, bias=False), 8
     for init, shape in (("authors", (576, rank)), ("usual", (rank, 576))):
         A = LoRALinear(base, rank, init=init, generator=gen()).A

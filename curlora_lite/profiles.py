@@ -1,0 +1,315 @@
+"""What is run: frozen dataclasses, and the named profiles built from them.
+
+A `Profile` and a choice of ranks, seeds and methods give a grid of `RunSpec`s. A RunSpec is plain
+data and says everything that influences the numbers of one run.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+
+from . import cur, paper
+
+METHODS = ("head-only", "lora", "curlora")
+TABLES = ("table1", "table2")
+PRECISIONS = ("fp32", "bf16")
+
+
+def _known(name, value, known):
+    if value not in known:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(str, known))}")
+
+
+def _whole(name, value, least):
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}: got {value!r}, expected a whole number of {least} or more")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The choices on which the author's code and the paper's text differ; one field each.
+
+    weighting, replacement: how rows and columns are drawn (see `cur.Selection`).
+    lora_init: `authors` (bound 1/sqrt(r)) or `usual` (bound 1/sqrt(in)).
+    scaling: what multiplies the update, `alpha` or `alpha/r`.
+    schedule: `records` (its length counts records, so training ends within the warm-up) or `steps`
+        (10 % of the steps warm up, then a cosine to zero).
+    shuffle: whether rows are put in a new seeded order each epoch.
+    separator: whether the end token stands between the two texts of a pair.
+    readout: where class logits are read in training: `last-position` (a padding token, where a
+        model pads on the right) or `last-token`. Evaluation always reads the last real token.
+    dropout: whether the model's own dropout is on in training.
+    """
+
+    weighting: str
+    replacement: bool
+    lora_init: str
+    scaling: str
+    schedule: str
+    shuffle: bool
+    separator: bool
+    readout: str
+    dropout: bool
+
+    def __post_init__(self):
+        _known("weighting", self.weighting, cur.WEIGHTINGS)
+        _known("lora_init", self.lora_init, ("authors", "usual"))
+        _known("scaling", self.scaling, ("alpha", "alpha/r"))
+        _known("schedule", self.schedule, ("records", "steps"))
+        _known("readout", self.readout, ("last-position", "last-token"))
+
+    @classmethod
+    def published(cls):
+        """What the author's code did, which is where the paper's tables come from."""
+        return cls(
+            weighting="smoothed",
+            replacement=True,
+            lora_init="authors",
+            scaling="alpha",
+            schedule="records",
+            shuffle=False,
+            separator=False,
+            readout="last-position",
+            dropout=True,
+        )
+
+    @classmethod
+    def corrected(cls):
+        """What the paper's text says or, where it is silent, good practice asks."""
+        return cls(
+            weighting="inverted",
+            replacement=False,
+            lora_init="usual",
+            scaling="alpha",
+            schedule="steps",
+            shuffle=True,
+            separator=True,
+            readout="last-token",
+            dropout=False,
+        )
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task's sizes. `peak`: the share of the nominal learning rate that the published schedule
+    has reached when training ends (steps taken / 500 warm-up steps); None: a constant rate."""
+
+    name: str
+    classes: int
+    train_rows: int
+    eval_rows: int
+    epochs: int
+    peak: float | None
+
+    def __post_init__(self):
+        for field in ("classes", "train_rows", "eval_rows", "epochs"):
+            _whole(field, getattr(self, field), 1)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model, the projections that take adapters, and the side its tokenizer pads on."""
+
+    name: str
+    target_modules: tuple
+    padding_side: str
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """One run: everything that influences its numbers.
+
+    text_tokens, text_window: perplexity is over the first `text_tokens` tokens, read in windows
+    of `text_window`. tune: score on the part kept for tuning, not on the evaluation part.
+    """
+
+    profile: str
+    table: str
+    model: ModelSpec
+    tasks: tuple
+    method: str
+    rank: int | None
+    alpha: float
+    seed: int
+    protocol: Protocol
+    learning_rate: float
+    batch: int
+    max_length: int
+    text_tokens: int
+    text_window: int
+    precision: str
+    tune: bool = False
+
+    def __post_init__(self):
+        _known("table", self.table, TABLES)
+        _known("method", self.method, METHODS)
+        _known("precision", self.precision, PRECISIONS)
+        _whole("seed", self.seed, 0)
+        for field in ("batch", "max_length", "text_tokens", "text_window"):
+            _whole(field, getattr(self, field), 1)
+        if self.method != "head-only":
+            _whole("rank", self.rank, 1)
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate: got {self.learning_rate!r}, expected above zero")
+
+    def to_dict(self):
+        """As plain JSON data."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @property
+    def key(self):
+        """File name of its record: readable, and unique by a hash of the whole spec."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        rank = "" if self.rank is None else f"-r{self.rank}"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+        return f"{self.table}-{self.method}{rank}-s{self.seed}-{digest}"
+
+    @property
+    def label(self):
+        """`LoRA-8`, `CURLoRA-16`, `Head only`."""
+        return method_label(self.method, self.rank)
+
+    def steps(self, task):
+        """Optimiser steps that training on `task` takes."""
+        return task.epochs * -(-task.train_rows // self.batch)
+
+    def cost(self):
+        """Relative time of the run, for estimates: examples through the model, trained ones x 4."""
+        trained = 0 if self.method == "head-only" else sum(t.train_rows * t.epochs for t in self.tasks)
+        last = len(self.tasks)
+        scored = sum(t.eval_rows * (last - i) for i, t in enumerate(self.tasks))
+        return (4 * trained + scored) * (30 if self.table == "table1" else 1)
+
+
+def method_label(method, rank):
+    """How a method is called in tables and figures."""
+    name = {"head-only": "Head only", "lora": "LoRA", "curlora": "CURLoRA"}[method]
+    return name if rank is None else f"{name}-{rank}"
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """One table of a profile: its model, tasks and training."""
+
+    model: ModelSpec
+    tasks: tuple
+    learning_rate: float
+    batch: int
+    max_length: int
+    text_tokens: int
+    text_window: int
+    seeds: tuple
+    fixed_precision: str | None = None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A named set of sizes for both tables."""
+
+    name: str
+    tables: dict
+    ranks: tuple = paper.RANKS
+    methods: tuple = METHODS
+
+
+SMOLLM2 = ModelSpec("smollm2-135m", ("q_proj", "k_proj", "v_proj"), padding_side="left")
+SMALL_GPT2 = ModelSpec("small-gpt2", ("c_attn",), padding_side="right")
+
+
+def _tasks(train, scored, epochs, peaks):
+    names = (("mrpc", 2), ("sst2", 2), ("sentiment140", 3))
+    return tuple(
+        TaskSpec(name, classes, train[i], scored[i], epochs[i], peaks[i])
+        for i, (name, classes) in enumerate(names)
+    )
+
+
+# Highest rate reached, of the nominal one: steps taken / 500 warm-up steps (Table 2's Sentiment140
+# has no schedule).
+PEAKS = {"table1": (375 / 500, 375 / 500, 189 / 500), "table2": (345 / 500, 471 / 500, None)}
+
+
+def _embedded(name, train1, train2, scored, text_tokens, seeds2, **kwargs):
+    table1 = TablePlan(
+        model=SMOLLM2,
+        tasks=_tasks(train1, scored, (3, 3, 3), PEAKS["table1"]),
+        learning_rate=1e-3,
+        batch=8,
+        max_length=64,
+        text_tokens=text_tokens,
+        text_window=1024,
+        seeds=(0,),
+    )
+    table2 = TablePlan(
+        model=SMALL_GPT2,
+        tasks=_tasks(train2, scored, (3, 3, 5), PEAKS["table2"]),
+        learning_rate=2e-3,
+        batch=32,
+        max_length=64,
+        text_tokens=4 * text_tokens,
+        text_window=256,
+        seeds=seeds2,
+        fixed_precision="fp32",
+    )
+    return Profile(name, {"table1": table1, "table2": table2}, **kwargs)
+
+
+PROFILES = {
+    profile.name: profile
+    for profile in (
+        _embedded("embedded", (200, 200, 200), (750, 2000, 500), (274, 400, 400), 2048, (0, 1, 2)),
+        _embedded(
+            "embedded-quick", (96, 96, 96), (750, 1000, 500), (150, 200, 200), 1024, (0,), ranks=(8,)
+        ),
+    )
+}
+
+
+def grid(profile, table, *, ranks=None, seeds=None, methods=None, precision="fp32", protocol=None):
+    """The RunSpecs of one table, head only first, then by rank.
+
+    ranks, seeds, methods: None for the profile's own. ValueError, naming what is known, for an
+    unknown profile, table or method, a rank below 1, a negative seed, or an empty list.
+    """
+    _known("profile", profile, PROFILES)
+    _known("table", table, TABLES)
+    chosen, plan = PROFILES[profile], PROFILES[profile].tables[table]
+    ranks = _list("ranks", ranks, chosen.ranks)
+    seeds = _list("seeds", seeds, plan.seeds)
+    methods = _list("methods", methods, chosen.methods)
+    for method in methods:
+        _known("methods", method, METHODS)
+    for rank in ranks:
+        _whole("ranks", rank, 1)
+    cells = [(method, None) for method in methods if method == "head-only"]
+    cells += [(method, rank) for rank in ranks for method in methods if method != "head-only"]
+    return [
+        RunSpec(
+            profile=profile,
+            table=table,
+            model=plan.model,
+            tasks=plan.tasks,
+            method=method,
+            rank=rank,
+            alpha=1.0,
+            seed=seed,
+            protocol=protocol or Protocol.published(),
+            learning_rate=plan.learning_rate,
+            batch=plan.batch,
+            max_length=plan.max_length,
+            text_tokens=plan.text_tokens,
+            text_window=plan.text_window,
+            precision=plan.fixed_precision or precision,
+        )
+        for seed in seeds
+        for method, rank in cells
+    ]
+
+
+def _list(name, value, default):
+    if value is None:
+        return tuple(default)
+    if isinstance(value, str) or not isinstance(value, (list, tuple)) or not value:
+        raise ValueError(f"{name}: got {value!r}, expected a list of one or more values")
+    return tuple(dict.fromkeys(value))

@@ -1,0 +1,151 @@
+"""RunRecord: what one run gave and where it came from; written whole or not at all."""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import platform
+import subprocess
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from . import fetch
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "transformers", "datasets", "evaluate", "tokenizers", "numpy")
+
+
+@dataclass
+class RunRecord:
+    """One run.
+
+    spec: the RunSpec as plain data. status: `finished` or `diverged` (a result too).
+    stages: one dict per task trained, in order: `task`, `training` (losses per step, steps, tokens,
+    seconds, last learning rate), `scores` (task -> accuracy, n, majority, predicted), `norms`
+    (projection -> ||update||_F / ||W||_F), seconds and peak memory in MiB.
+    perplexity: `initial` and `final`, each with its scored tokens.
+    trainable: parameters of the adapter and of each head. data: sha256 of every part used.
+    """
+
+    spec: dict
+    status: str = "finished"
+    message: str = ""
+    stages: list = field(default_factory=list)
+    perplexity: dict = field(default_factory=dict)
+    trainable: dict = field(default_factory=dict)
+    data: dict = field(default_factory=dict)
+    model_sha256: str = ""
+    seconds: float = 0.0
+    provenance: dict = field(default_factory=dict)
+
+    def score(self, task, stage):
+        """The score dict of `task` after training stage `stage` (from 1); None if not reached."""
+        if stage > len(self.stages):
+            return None
+        return self.stages[stage - 1]["scores"].get(task)
+
+    def accuracy(self, task, stage):
+        """Accuracy of `task` after `stage`; NaN where a diverged run did not get there."""
+        score = self.score(task, stage)
+        return math.nan if score is None else score["accuracy"]
+
+    def final_perplexity(self):
+        """Perplexity after the last task; NaN where a diverged run did not get there."""
+        return self.perplexity["final"]["perplexity"] if "final" in self.perplexity else math.nan
+
+
+def runs_folder(profile, results=None):
+    """`results/<profile>/runs`."""
+    return Path(results or ROOT / "results") / profile / "runs"
+
+
+def save(record, path):
+    """Write a record to `path`: aside first, then moved there, so that it is whole or absent."""
+    with fetch.aside(Path(path)) as part, open(part, "w") as file:
+        json.dump(dataclasses.asdict(record), file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load(path):
+    """Read a record; ValueError, naming the file, for one that is not whole."""
+    try:
+        content = json.loads(Path(path).read_text())
+        known = {f.name for f in dataclasses.fields(RunRecord)}
+        if set(content) != known:
+            raise ValueError(f"fields {sorted(set(content) ^ known)} are missing or unknown")
+        return RunRecord(**content)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: not a whole run record ({error})") from error
+
+
+def find(spec, results=None, own=False):
+    """The finished record of a spec equal to this one, or None.
+
+    own: only one that was computed in this working copy (records that came with a clone are
+    somebody else's). A damaged file counts as absent.
+    """
+    path = runs_folder(spec.profile, results) / f"{spec.key}.json"
+    try:
+        record = load(path)
+    except (FileNotFoundError, ValueError):
+        return None
+    if record.spec != spec.to_dict():
+        return None
+    if own and record.provenance.get("workspace") != workspace():
+        return None
+    return record
+
+
+def workspace():
+    """A random name for this working copy, made once and kept in the cache folder."""
+    path = fetch.cache_dir() / "workspace"
+    if not path.exists():
+        with fetch.aside(path) as part:
+            part.write_text(uuid.uuid4().hex[:12])
+    return path.read_text().strip()
+
+
+def provenance(device):
+    """Versions, machine and commit, as plain data."""
+    return {
+        "workspace": workspace(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
+        "threads": torch.get_num_threads(),
+        **commit(),
+    }
+
+
+@functools.cache
+def commit():
+    """The checkout's `commit` and whether code differs from it (`dirty`); None outside git."""
+    try:
+        head = _git("rev-parse", "HEAD").strip()
+        # results are what runs write: they do not make the code another
+        return {"commit": head, "dirty": bool(_git("status", "--porcelain", "--", ":!results"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def _git(*arguments):
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _cpu_name():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
