@@ -20,7 +20,7 @@ from . import data
 SEED = 0
 VOCABULARY = 4096
 SIZES = {"n_positions": 256, "n_embd": 256, "n_layer": 4, "n_head": 4}
-STEPS, BATCH, WINDOW = 260, 32, 128
+STEPS, BATCH, WINDOW = 240, 32, 128
 LEARNING_RATE, WARMUP, WEIGHT_DECAY = 2e-3, 50, 0.1
 END = "<|endoftext|>"
 

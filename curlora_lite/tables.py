@@ -1,0 +1,222 @@
+"""Records -> Table -> Markdown, CSV and LaTeX, all from the one object."""
+
+import csv
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import fetch, metrics, paper
+from .adapters import CURLoRAConfig, LoRAConfig, add_adapters, count_trainable
+from .models import meta_model
+from .profiles import method_label
+
+MODEL_LABELS = {"smollm2-135m": "SmolLM2-135M", "small-gpt2": "small GPT-2"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows of text, with a caption above and notes below."""
+
+    caption: str
+    columns: tuple
+    rows: tuple
+    notes: tuple = ()
+
+    def markdown(self):
+        """GitHub Markdown: numbers on the right."""
+        align = ["---"] + ["---:"] * (len(self.columns) - 1)
+        lines = [f"**{self.caption}**", ""]
+        lines += ["| " + " | ".join(row) + " |" for row in (self.columns, align, *self.rows)]
+        return "\n".join([*lines, "", *(f"{note}  " for note in self.notes)]).rstrip() + "\n"
+
+    def csv(self):
+        """One header line and one line a row; caption and notes are left out."""
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows((self.columns, *self.rows))
+        return out.getvalue()
+
+    def latex(self):
+        """A `table` environment with booktabs rules, ready to be put into a report."""
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{_tex(self.caption)}}}"]
+        lines += [rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}", r"\toprule"]
+        lines += [_tex_row(self.columns), r"\midrule", *map(_tex_row, self.rows), r"\bottomrule"]
+        lines += [r"\end{tabular}", *(rf"\par\footnotesize {_tex(n)}" for n in self.notes)]
+        return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+    def save(self, stem):
+        """Write `<stem>.md`, `.csv` and `.tex`; returns the three paths."""
+        texts = {".md": self.markdown(), ".csv": self.csv(), ".tex": self.latex()}
+        paths = [Path(f"{stem}{suffix}") for suffix in texts]
+        for path, text in zip(paths, texts.values(), strict=True):
+            with fetch.aside(path) as part:
+                part.write_text(text)
+        return paths
+
+    def _repr_markdown_(self):
+        return self.markdown()
+
+
+_TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "§": r"\S{}", "↳": ""}
+_TEX |= {"∞": r"$\infty$", "×": r"$\times$", "≥": r"$\geq$"}
+
+
+def _tex(text):
+    return "".join(_TEX.get(c, c) for c in text).strip()
+
+
+def _tex_row(cells):
+    return " & ".join(map(_tex, cells)) + r" \\"
+
+
+def results_table(records):
+    """One of the paper's two tables from the records of one grid, the published numbers below ours.
+
+    Rows are the paper's (`paper.ROWS`); columns: the number of examples or tokens, the majority
+    class, head only, then LoRA and CURLoRA by rank. Means over seeds with the sample standard
+    deviation where there are several. ValueError if records of different profiles, tables,
+    protocols or precisions are mixed.
+    """
+    specs = [record.spec for record in records]
+    shared = _shared(specs)
+    cells = _cells(records)
+    table, ours = shared["table"], MODEL_LABELS[shared["model"]["name"]]
+    rows = []
+    for place, (_, label, task, stage) in enumerate(paper.ROWS):
+        values = [_cell(cells[cell], task, stage) for cell in cells]
+        n, majority = _n_and_majority(records, task, stage)
+        rows.append((label, n, majority, *values))
+        published = [paper.PUBLISHED[table].get(cell) for cell in cells]
+        share = _number(paper.MAJORITY[task]) if task else ""
+        rest = ["" if p is None else _number(p[place]) for p in published]
+        rows.append((f"↳ published, {paper.MODELS[table]}", "", share, *rest))
+    number = table[-1]
+    caption = (
+        f"Table {number}, {shared['profile']} profile: {ours} in place of {paper.MODELS[table]}, "
+        "other data in place of the paper's"
+    )
+    columns = ("", "n", "Majority", *(method_label(*cell) for cell in cells))
+    return Table(caption, columns, tuple(rows), _notes(records, shared, table, ours))
+
+
+def _shared(specs):
+    """What all specs agree on; ValueError where they differ in more than method, rank and seed."""
+    if not specs:
+        raise ValueError("records: got none, expected those of at least one run")
+    free = {"method", "rank", "seed"}
+    shared = {k: v for k, v in specs[0].items() if k not in free}
+    for spec in specs:
+        for key, value in shared.items():
+            if spec[key] != value:
+                raise ValueError(
+                    f"records: {key} is {value!r} in one and {spec[key]!r} in another; expected "
+                    "runs that differ in method, rank and seed only"
+                )
+    return shared
+
+
+def _cells(records):
+    """(method, rank) -> its records, in the order of the grid."""
+    cells = {}
+    for record in records:
+        cells.setdefault((record.spec["method"], record.spec["rank"]), []).append(record)
+    return cells
+
+
+def _cell(records, task, stage):
+    if task:
+        return _mean([record.accuracy(task, stage) for record in records])
+    if stage == 0:
+        return _mean([record.perplexity["initial"]["perplexity"] for record in records])
+    return _mean([record.final_perplexity() for record in records])
+
+
+def _mean(values):
+    if any(math.isnan(v) for v in values):
+        return f"diverged ({sum(map(math.isnan, values))} of {len(values)})"
+    mean, spread, _ = metrics.mean_and_spread(values)
+    return _number(mean) if spread is None else f"{_number(mean)} ± {_number(spread)}"
+
+
+def _number(value):
+    if math.isinf(value):
+        return "∞"
+    return f"{value:.3g}" if value >= 1e5 else f"{value:,.1f}" if value >= 1000 else f"{value:.2f}"
+
+
+def _n_and_majority(records, task, stage):
+    whole = next((r for r in records if r.status == "finished"), records[0])
+    if not task:
+        return f"{whole.perplexity['initial']['tokens']:,} tokens", ""
+    score = whole.score(task, stage)
+    return (str(score["n"]), _number(score["majority"])) if score else ("", "")
+
+
+def _notes(records, shared, table, ours):
+    seeds = sorted({record.spec["seed"] for record in records})
+    commits = sorted({str(record.provenance["commit"])[:10] for record in records})
+    where = sorted({record.provenance["device"] for record in records})
+    spread = "mean ± sample standard deviation over" if len(seeds) > 1 else "one run each,"
+    sizes = {t["name"]: (t["train_rows"], t["epochs"]) for t in shared["tasks"]}
+    trained = ", ".join(f"{name} {rows} × {epochs}" for name, (rows, epochs) in sizes.items())
+    published = shared["protocol"]["weighting"] == "smoothed"
+    return (
+        f"Ours: {ours} ({shared['precision']} frozen weights), {spread} "
+        f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}; "
+        f"{'published' if published else 'corrected'} protocol; training rows × epochs: {trained}; "
+        f"nominal learning rate {shared['learning_rate']:g}.",
+        f"The rows marked “published” are {paper.MODELS[table]}'s on the paper's own data "
+        "(arXiv 2408.14572), one run each: another model on other data, to compare patterns with, "
+        "not values. Majority is the accuracy of always answering the most frequent class.",
+        f"Computed at commit {', '.join(commits)} on {', '.join(where)}.",
+    )
+
+
+def parameters_table():
+    """§4.5: the paper's parameter counts beside counts taken from the real shapes.
+
+    Ours are counted on the meta device: models of the real configurations, adapters added, the
+    parameters that receive gradients summed. Source: §4.5 and the author's stored outputs.
+    """
+    rows = []
+    for name in ("Mistral-7B-v0.3", "GPT-2 Large"):
+        model, targets = meta_model(name)
+        counts = {("full", None): count_trainable(model)}
+        for rank in paper.RANKS:
+            for method, config in (("lora", LoRAConfig), ("curlora", CURLoRAConfig)):
+                model, _ = meta_model(name)
+                add_adapters(model, config(rank=rank, target_modules=targets))
+                counts[method, rank] = count_trainable(model)
+        for (method, rank), count in counts.items():
+            said, source = paper.PARAMETERS.get((name, method, rank), (None, ""))
+            label = "all weights" if method == "full" else method_label(method, rank)
+            share = f"{100 * count / counts['full', None]:.2g} %"
+            published = "" if said is None else f"{said:,}"
+            rows.append((f"{name}, {label}", f"{count:,}", share, published, source))
+    return Table(
+        "Trainable parameters: counted on the real shapes, and as published",
+        ("", "Counted", "Of all weights", "Published", "Source"),
+        tuple(rows),
+        (
+            "Counted on the meta device: no weights are needed. Heads are not included.",
+            "An empty cell under Published: the paper gives no figure.",
+        ),
+    )
+
+
+def stand_in_table(report):
+    """How good a language model Table 2's stand-in is: `models.stand_in_report()` as a Table."""
+    rows = (
+        ("small GPT-2", f"{report['perplexity']:,.1f}", f"{report['parameters']:,}"),
+        ("unigram frequencies", f"{report['unigram_perplexity']:,.1f}", ""),
+    )
+    return Table(
+        "Table 2's stand-in on held-out editorials",
+        ("", "Perplexity per token", "Parameters"),
+        rows,
+        (
+            f"{report['held_out_tokens']:,} held-out tokens of its own BPE; trained on "
+            f"{report['training_tokens']:,} other tokens for {report['epochs']:.1f} epochs.",
+            "The unigram model answers each token's frequency in the training text.",
+        ),
+    )
