@@ -8,8 +8,14 @@ import torch
 from tqdm.auto import tqdm
 
 from . import cur, data, models, profiles, records, scoring, training
-from .adapters import CURLoRAConfig, LoRAConfig, adapter_layers, add_adapters, count_trainable
-from .adapters import remove_adapters
+from .adapters import (
+    CURLoRAConfig,
+    LoRAConfig,
+    adapter_layers,
+    add_adapters,
+    count_trainable,
+    remove_adapters,
+)
 
 HEAD_SEED = 1311  # the author's, set just before each task's head is made
 
@@ -83,9 +89,7 @@ def _sequence(spec, loaded, record, progress):
         }
         record.data[task.name] = {part: data.digest(rows) for part, rows in examples.items()}
         encoded = {
-            part: training.encode(
-                rows, loaded.tokenizer, spec.max_length, spec.protocol.separator
-            )
+            part: training.encode(rows, loaded.tokenizer, spec.max_length, spec.protocol.separator)
             for part, rows in examples.items()
         }
         head = new_head(model, task.classes, spec.seed)

@@ -13,7 +13,11 @@ STYLES = {
     "curlora": {"color": "#0072B2", "marker": "o"},
 }
 LINES = ("-", "--", ":", "-.")
-TASK_LABELS = {"mrpc": "MRPC stand-in", "sst2": "SST-2 stand-in", "sentiment140": "Sentiment140 stand-in"}
+TASK_LABELS = {
+    "mrpc": "MRPC stand-in",
+    "sst2": "SST-2 stand-in",
+    "sentiment140": "Sentiment140 stand-in",
+}
 STAGES = ("MRPC", "SST-2", "Sentiment140")
 
 
@@ -56,7 +60,11 @@ def _ranks(cells):
 
 def _new(columns=1, width=None, height=2.8) -> tuple[Figure, list]:
     figure, axes = plt.subplots(
-        1, columns, figsize=(width or 3.0 * columns + 1.6, height), squeeze=False, layout="constrained"
+        1,
+        columns,
+        figsize=(width or 3.0 * columns + 1.6, height),
+        squeeze=False,
+        layout="constrained",
     )
     plt.close(figure)  # shown where it is returned, not twice
     for ax in axes[0]:
@@ -116,7 +124,9 @@ def parameters(records):
     figure, (ax,) = _new(1, width=4.6)
     ranks = sorted(set(_ranks(cells)))
     for shift, method in ((-0.2, "lora"), (0.2, "curlora")):
-        counts = {r: cells[method, r][0].trainable["adapter"] for r in ranks if (method, r) in cells}
+        counts = {
+            r: cells[method, r][0].trainable["adapter"] for r in ranks if (method, r) in cells
+        }
         places = [ranks.index(r) + shift for r in counts]
         name = method_label(method, None)
         bars = ax.bar(places, counts.values(), 0.38, color=STYLES[method]["color"], label=name)

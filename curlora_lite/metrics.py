@@ -29,6 +29,11 @@ def score_matrix(record):
     ]
 
 
+def plasticity(R):
+    """mean_j R[j][j]: accuracy on each task right after its own stage."""
+    return statistics.fmean(R[j][j] for j in range(len(R)))
+
+
 def average_accuracy(R):
     """ACC = mean_j R[T][j]: accuracy over all tasks after the last stage T."""
     return statistics.fmean(R[-1])

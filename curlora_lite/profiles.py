@@ -176,7 +176,9 @@ class RunSpec:
 
     def cost(self):
         """Relative time of the run, for estimates: examples through the model, trained ones x 4."""
-        trained = 0 if self.method == "head-only" else sum(t.train_rows * t.epochs for t in self.tasks)
+        trained = (
+            0 if self.method == "head-only" else sum(t.train_rows * t.epochs for t in self.tasks)
+        )
         last = len(self.tasks)
         scored = sum(t.eval_rows * (last - i) for i, t in enumerate(self.tasks))
         return (4 * trained + scored) * (30 if self.table == "table1" else 1)
@@ -260,7 +262,13 @@ PROFILES = {
     for profile in (
         _embedded("embedded", (200, 200, 200), (750, 2000, 500), (274, 400, 400), 2048, (0, 1, 2)),
         _embedded(
-            "embedded-quick", (96, 96, 96), (750, 1000, 500), (150, 200, 200), 1024, (0,), ranks=(8,)
+            "embedded-quick",
+            (96, 96, 96),
+            (750, 1000, 500),
+            (150, 200, 200),
+            1024,
+            (0,),
+            ranks=(8,),
         ),
     )
 }

@@ -220,3 +220,67 @@ def stand_in_table(report):
             "The unigram model answers each token's frequency in the training text.",
         ),
     )
+
+
+def summary_table(records):
+    """ACC, forgetting and perplexity growth of each method and rank (see `metrics`).
+
+    Runs that diverged are counted and left out of the means.
+    """
+    shared = _shared([record.spec for record in records])
+    rows = []
+    for (method, rank), runs in _cells(records).items():
+        done = [run for run in runs if run.status == "finished"]
+        R = [metrics.score_matrix(run) for run in done]
+        ratios = [run.final_perplexity() / run.perplexity["initial"]["perplexity"] for run in done]
+        measures = (
+            [metrics.plasticity(r) for r in R],
+            [metrics.average_accuracy(r) for r in R],
+            [metrics.forgetting(r) for r in R],
+            ratios,
+        )
+        cells = [_mean(values) if values else "diverged" for values in measures]
+        seconds = metrics.mean_and_spread([run.seconds for run in runs])[0]
+        counts = f"{len(done)} of {len(runs)}"
+        rows.append((method_label(method, rank), *cells, counts, f"{seconds:.0f}"))
+    first = records[0].stages[-1]["scores"] if records[0].stages else {}
+    majority = [score["majority"] for score in first.values()]
+    if majority:
+        constant = _number(sum(majority) / len(majority))
+        rows.append(("Majority class", constant, constant, "0.00", "1.00", "", ""))
+    return Table(
+        f"Table {shared['table'][-1]}'s runs in summary, {shared['profile']} profile",
+        ("", "Just learned", "ACC", "Forgetting", "Perplexity ratio", "Finished", "Seconds"),
+        tuple(rows),
+        (
+            "Just learned: accuracy of each task right after its own stage. ACC: of all tasks at "
+            "the end. Forgetting: best earlier less last, over the earlier tasks. Perplexity "
+            "ratio: after over before. Means over tasks, then over seeds.",
+        ),
+    )
+
+
+def provenance_table(records):
+    """Which code, machine, data and model the records come from: one row per kind of value."""
+    first = records[0]
+    gathered = {
+        "runs": {f"{len(records)}, {sum(r.seconds for r in records) / 3600:.2f} hours in all"},
+        "commit": {str(r.provenance["commit"]) for r in records},
+        "code changed since that commit": {str(r.provenance["dirty"]) for r in records},
+        "machine": {
+            f"{r.provenance['device']}, {r.provenance['threads']} threads" for r in records
+        },
+        "platform": {r.provenance["platform"] for r in records},
+        "python": {r.provenance["python"] for r in records},
+        **{k: {r.provenance["packages"][k] for r in records} for k in first.provenance["packages"]},
+        "precision": {f"{r.spec['model']['name']}: {r.spec['precision']}" for r in records},
+        "model sha256": {f"{r.spec['model']['name']}: {r.model_sha256[:16]}" for r in records},
+        "data sha256": {
+            f"{task} {part}: {digest[:16]}"
+            for r in records
+            for task, parts in r.data.items()
+            for part, digest in parts.items()
+        },
+    }
+    rows = tuple((key, "; ".join(sorted(values))) for key, values in gathered.items())
+    return Table("Provenance of the records", ("", "Value"), rows)

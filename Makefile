@@ -1,0 +1,71 @@
+# Everything a user types. `make help` lists it.
+# Uses .venv (made when there is none) or, inside one made from environment.yml, the conda environment.
+
+PROFILE ?= embedded
+RANKS ?=
+SEEDS ?=
+METHODS ?=
+QUICK ?=
+TORCH_BACKEND ?=
+PYTHON ?= python3
+
+ifeq ($(CONDA_DEFAULT_ENV),curlora_lite)
+BIN := $(CONDA_PREFIX)/bin
+READY := $(CONDA_PREFIX)/.curlora_lite
+else
+BIN := .venv/bin
+READY := .venv/.curlora_lite
+endif
+RUN := HF_HUB_OFFLINE=1 $(BIN)/python -m curlora_lite
+
+OPTIONS = --profile $(PROFILE) $(if $(RANKS),--ranks $(RANKS)) $(if $(SEEDS),--seeds $(SEEDS)) \
+	$(if $(METHODS),--methods $(METHODS)) $(if $(filter-out 0,$(QUICK)),--quick)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test test-slow notebook report lint fetch clean
+
+help: ## this list
+	@echo "make TARGET [PROFILE=embedded] [RANKS=8,16] [SEEDS=0,1] [METHODS=lora,curlora] [QUICK=1]"
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
+
+setup: $(READY) ## make the environment from requirements.lock (TORCH_BACKEND=cpu: torch's small CPU build, through uv)
+
+$(READY): requirements.lock pyproject.toml
+ifneq ($(CONDA_DEFAULT_ENV),curlora_lite)
+	@test -x .venv/bin/python || $(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; name another with PYTHON=…" if sys.version_info < (3, 11) else 0)'
+	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
+endif
+ifneq ($(TORCH_BACKEND),)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --torch-backend $(TORCH_BACKEND) -r requirements.lock
+else
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+endif
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+reproduce: $(READY) ## both tables, end to end, into results/PROFILE (QUICK=1: rank 8, fewer rows)
+	@$(RUN) reproduce $(OPTIONS)
+
+test: $(READY) ## the tests; no network, under five minutes
+	$(BIN)/python -m pytest -q
+
+test-slow: $(READY) fetch ## the longer tests, on the embedded models
+	$(BIN)/python -m pytest -q -m slow
+
+fetch: $(READY) ## get and prepare the embedded corpus and models ahead of time
+	@$(RUN) fetch --profile $(PROFILE)
+
+notebook: $(READY) ## open the notebooks in JupyterLab
+	$(BIN)/python -m jupyter lab --notebook-dir=. notebooks
+
+report: reproduce ## one HTML page of the executed notebooks
+	@$(RUN) report --profile $(PROFILE)$(if $(filter-out 0,$(QUICK)),-quick)
+
+lint: $(READY) ## check style
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+clean: ## remove the environment, downloads and caches; results stay
+	rm -rf .venv cache .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

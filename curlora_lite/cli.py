@@ -1,0 +1,194 @@
+"""The command line behind the Makefile: `python -m curlora_lite reproduce|fetch|report`."""
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+import time
+import warnings
+from pathlib import Path
+
+from . import records
+
+NOTEBOOKS = ("00_quickstart", "01_cur_layer", "table1_mistral", "table2_gpt2", "report")
+PARAMETERS = ("profile", "ranks", "seeds", "methods")
+
+
+def main(arguments=None):
+    """Parse the command line and run it; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    warnings.filterwarnings("ignore")
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="curlora_lite", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    for name, run in (("reproduce", reproduce), ("fetch", fetch_all), ("report", report)):
+        command = commands.add_parser(name)
+        command.set_defaults(run=run)
+        command.add_argument("--profile", default="embedded")
+        if name == "reproduce":
+            command.add_argument("--ranks", type=_integers)
+            command.add_argument("--seeds", type=_integers)
+            command.add_argument("--methods", type=lambda text: text.split(","))
+            command.add_argument("--quick", action="store_true", help="the profile's small variant")
+    return parser
+
+
+def _integers(text):
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, expected whole numbers with commas between, as in 8,16"
+        ) from None
+
+
+def reproduce(options):
+    """Compute what is missing of both tables, execute the notebooks, print the tables."""
+    from . import continual, profiles
+
+    start = time.perf_counter()
+    profile = options.profile + ("-quick" if options.quick else "")
+    chosen = {"ranks": options.ranks, "seeds": options.seeds, "methods": options.methods}
+    for table in profiles.TABLES:  # every argument is checked before anything is fetched
+        profiles.grid(profile, table, **chosen)
+    _quiet()
+    fetch_all(options)
+    computed = 0
+    for table in profiles.TABLES:
+        specs = continual.plan(profile, table, **chosen)
+        computed += sum(records.find(spec, own=True) is None for spec in specs)
+        continual.run_grid(specs, own=True)
+    executed = [execute(name, {"profile": profile, **chosen}) for name in NOTEBOOKS]
+    folder = records.ROOT / "results" / profile
+    for table in profiles.TABLES:
+        print("\n" + (folder / "tables" / f"{table}.md").read_text())
+    print(f"tables, figures, notebooks and records: {folder.relative_to(records.ROOT)}/")
+    print(
+        f"{computed} runs computed and {sum(executed)} of {len(executed)} notebooks executed "
+        f"in {_duration(time.perf_counter() - start)}; the rest was there already"
+    )
+
+
+def fetch_all(_):
+    """Get, check and prepare the embedded corpus and both models."""
+    from . import fetch, models
+
+    _quiet()
+    fetch.fetch("icwsm2014")
+    for name in models.NAMES:
+        models.prepare(name)
+
+
+def report(options):
+    """One HTML page of the executed notebooks, figures inside."""
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    from . import fetch
+
+    folder = records.ROOT / "results" / options.profile
+    paths = [folder / "notebooks" / f"{name}.ipynb" for name in reversed(NOTEBOOKS)]
+    absent = [str(path) for path in paths if not path.exists()]
+    if absent:
+        raise ValueError(f"no executed notebook {absent[0]}: run `make reproduce` first")
+    books = [nbformat.read(path, 4) for path in paths]
+    whole = books[0]
+    whole.cells = [cell for book in books for cell in book.cells]
+    for i, cell in enumerate(whole.cells):
+        cell["id"] = f"cell-{i}"
+    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)
+    # formulas stay readable as TeX where there is no network
+    exporter.mathjax_url = ""
+    exporter.require_js_url = ""
+    page, _ = exporter.from_notebook_node(whole, {"metadata": {"name": "curlora_lite report"}})
+    target = folder / "report.html"
+    with fetch.aside(target) as part:
+        part.write_text(page)
+    print(f"report: {target.relative_to(records.ROOT)}")
+
+
+def execute(name, parameters, source=None, target=None):
+    """Execute a notebook through papermill unless its executed copy is of the same inputs.
+
+    parameters: those that the notebook does not have are left out if they are among the grid's
+    (`PARAMETERS`), else refused with ValueError. Returns whether it was executed. The executed copy
+    appears only when all cells have run.
+    """
+    import nbformat
+    import papermill
+
+    from . import fetch
+
+    source = source or records.ROOT / "notebooks" / f"{name}.ipynb"
+    known = papermill.inspect_notebook(str(source))
+    unknown = [key for key in parameters if key not in known and key not in PARAMETERS]
+    if unknown:
+        raise ValueError(
+            f"notebook parameter {unknown[0]!r}: {name} has no such one; it has {', '.join(known)}"
+        )
+    passed = {key: value for key, value in parameters.items() if key in known}
+    profile = parameters.get("profile", "embedded")
+    target = target or records.ROOT / "results" / profile / "notebooks" / f"{name}.ipynb"
+    inputs = _inputs(source, passed, profile)
+    if target.exists() and nbformat.read(target, 4).metadata.get("inputs") == inputs:
+        return False
+    with fetch.aside(target) as part:
+        papermill.execute_notebook(
+            str(source),
+            str(part),
+            parameters=passed,
+            kernel_name="python3",
+            cwd=str(records.ROOT),
+            progress_bar={"desc": name, "leave": False},
+        )
+        book = nbformat.read(part, 4)
+        _tidy(book, inputs)
+        nbformat.write(book, part)
+    return True
+
+
+def _tidy(book, inputs):
+    """Take papermill's times and paths out, so that an executed copy changes with its content."""
+    book.metadata.pop("papermill", None)
+    book.metadata["inputs"] = inputs
+    for cell in book.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if "outputs" in cell:  # progress bars
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+
+
+def _inputs(source, parameters, profile):
+    """A hash of all that an executed notebook shows: source, parameters, package and records."""
+    package = sorted(Path(__file__).parent.glob("*.py"))
+    found = sorted(records.runs_folder(profile).glob("*.json"))
+    digest = hashlib.sha256(json.dumps([parameters, records.workspace()]).encode())
+    for path in [source, *package, *found]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _quiet():
+    """Keep the libraries' own progress bars and advice out of ours."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
