@@ -72,7 +72,7 @@ def run(spec, progress=lambda what, examples=0: None):
 
 
 def _sequence(spec, loaded, record, progress):
-    model, pad_id = loaded.model, loaded.tokenizer.pad_token_id
+    model, pad_id = loaded.model.requires_grad_(False), loaded.tokenizer.pad_token_id
     progress("perplexity")
     record.perplexity["initial"] = _base_perplexity(spec, loaded, record)
     if spec.method != "head-only":

@@ -13,12 +13,8 @@ STYLES = {
     "curlora": {"color": "#0072B2", "marker": "o"},
 }
 LINES = ("-", "--", ":", "-.")
-TASK_LABELS = {
-    "mrpc": "MRPC stand-in",
-    "sst2": "SST-2 stand-in",
-    "sentiment140": "Sentiment140 stand-in",
-}
 STAGES = ("MRPC", "SST-2", "Sentiment140")
+TASKS = ("mrpc", "sst2", "sentiment140")
 
 
 def save(figure, stem):
@@ -84,7 +80,9 @@ def accuracy(records):
     """Accuracy of every task over the stages, one panel a task, a line a method and rank."""
     cells = _cells(records)
     figure, axes = _new(len(STAGES))
-    for j, (ax, (task, label)) in enumerate(zip(axes, TASK_LABELS.items(), strict=True)):
+    for j, (ax, (task, label)) in enumerate(
+        zip(axes, zip(TASKS, STAGES, strict=True), strict=True)
+    ):
         stages = range(j, len(STAGES))
         for (method, rank), runs in cells.items():
             values = [[run.accuracy(task, i + 1) for run in runs] for i in stages]
@@ -93,7 +91,7 @@ def accuracy(records):
         ax.axhline(score["majority"], color="black", linewidth=0.9, linestyle=(0, (1, 2)))
         ax.annotate("majority class", (0.02, score["majority"]), xycoords=("axes fraction", "data"),
                     fontsize=7, va="bottom")  # fmt: skip
-        ax.set_title(f"{label} (n = {score['n']})", fontsize=10)
+        ax.set_title(f"{label} stand-in (n = {score['n']})", fontsize=10)
         _stage_axis(ax, j)
     axes[0].set_ylabel("accuracy")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)

@@ -9,85 +9,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from . import cur, paper
+from . import paper
+from .protocol import Protocol, known, whole
 
 METHODS = ("head-only", "lora", "curlora")
 TABLES = ("table1", "table2")
 PRECISIONS = ("fp32", "bf16")
-
-
-def _known(name, value, known):
-    if value not in known:
-        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(str, known))}")
-
-
-def _whole(name, value, least):
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: got {value!r}, expected a whole number of {least} or more")
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """The choices on which the author's code and the paper's text differ; one field each.
-
-    weighting, replacement: how rows and columns are drawn (see `cur.Selection`).
-    lora_init: `authors` (bound 1/sqrt(r)) or `usual` (bound 1/sqrt(in)).
-    scaling: what multiplies the update, `alpha` or `alpha/r`.
-    schedule: `records` (its length counts records, so training ends within the warm-up) or `steps`
-        (10 % of the steps warm up, then a cosine to zero).
-    shuffle: whether rows are put in a new seeded order each epoch.
-    separator: whether the end token stands between the two texts of a pair.
-    readout: where class logits are read in training: `last-position` (a padding token, where a
-        model pads on the right) or `last-token`. Evaluation always reads the last real token.
-    dropout: whether the model's own dropout is on in training.
-    """
-
-    weighting: str
-    replacement: bool
-    lora_init: str
-    scaling: str
-    schedule: str
-    shuffle: bool
-    separator: bool
-    readout: str
-    dropout: bool
-
-    def __post_init__(self):
-        _known("weighting", self.weighting, cur.WEIGHTINGS)
-        _known("lora_init", self.lora_init, ("authors", "usual"))
-        _known("scaling", self.scaling, ("alpha", "alpha/r"))
-        _known("schedule", self.schedule, ("records", "steps"))
-        _known("readout", self.readout, ("last-position", "last-token"))
-
-    @classmethod
-    def published(cls):
-        """What the author's code did, which is where the paper's tables come from."""
-        return cls(
-            weighting="smoothed",
-            replacement=True,
-            lora_init="authors",
-            scaling="alpha",
-            schedule="records",
-            shuffle=False,
-            separator=False,
-            readout="last-position",
-            dropout=True,
-        )
-
-    @classmethod
-    def corrected(cls):
-        """What the paper's text says or, where it is silent, good practice asks."""
-        return cls(
-            weighting="inverted",
-            replacement=False,
-            lora_init="usual",
-            scaling="alpha",
-            schedule="steps",
-            shuffle=True,
-            separator=True,
-            readout="last-token",
-            dropout=False,
-        )
 
 
 @dataclass(frozen=True)
@@ -104,7 +31,7 @@ class TaskSpec:
 
     def __post_init__(self):
         for field in ("classes", "train_rows", "eval_rows", "epochs"):
-            _whole(field, getattr(self, field), 1)
+            whole(field, getattr(self, field), 1)
 
 
 @dataclass(frozen=True)
@@ -142,14 +69,14 @@ class RunSpec:
     tune: bool = False
 
     def __post_init__(self):
-        _known("table", self.table, TABLES)
-        _known("method", self.method, METHODS)
-        _known("precision", self.precision, PRECISIONS)
-        _whole("seed", self.seed, 0)
+        known("table", self.table, TABLES)
+        known("method", self.method, METHODS)
+        known("precision", self.precision, PRECISIONS)
+        whole("seed", self.seed, 0)
         for field in ("batch", "max_length", "text_tokens", "text_window"):
-            _whole(field, getattr(self, field), 1)
+            whole(field, getattr(self, field), 1)
         if self.method != "head-only":
-            _whole("rank", self.rank, 1)
+            whole("rank", self.rank, 1)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate: got {self.learning_rate!r}, expected above zero")
 
@@ -280,16 +207,16 @@ def grid(profile, table, *, ranks=None, seeds=None, methods=None, precision="fp3
     ranks, seeds, methods: None for the profile's own. ValueError, naming what is known, for an
     unknown profile, table or method, a rank below 1, a negative seed, or an empty list.
     """
-    _known("profile", profile, PROFILES)
-    _known("table", table, TABLES)
+    known("profile", profile, PROFILES)
+    known("table", table, TABLES)
     chosen, plan = PROFILES[profile], PROFILES[profile].tables[table]
     ranks = _list("ranks", ranks, chosen.ranks)
     seeds = _list("seeds", seeds, plan.seeds)
     methods = _list("methods", methods, chosen.methods)
     for method in methods:
-        _known("methods", method, METHODS)
+        known("methods", method, METHODS)
     for rank in ranks:
-        _whole("ranks", rank, 1)
+        whole("ranks", rank, 1)
     cells = [(method, None) for method in methods if method == "head-only"]
     cells += [(method, rank) for rank in ranks for method in methods if method != "head-only"]
     return [

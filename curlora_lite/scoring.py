@@ -41,7 +41,7 @@ class Accuracy(evaluate.Metric):
 
 
 def predict(backbone, head, rows, pad_id):
-    """Predicted classes of rows of token ids, in their order. Rows go by length, in large batches."""
+    """Predicted classes of rows of token ids, in their order; read by length in large batches."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     predictions = [0] * len(rows)
     with torch.inference_mode():

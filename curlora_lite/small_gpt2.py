@@ -29,7 +29,8 @@ def build(folder, bf16):
     """Train tokenizer and model and save both, with `training.json`, into the new `folder`.
 
     bf16: whether matrix products run in bf16 (autocast), the weights staying fp32.
-    Under two minutes on two cores that are fast in bf16. The same bits for the same versions, machine and core count.
+    Under two minutes on two cores that are fast in bf16. The same bits for the same versions,
+    machine and core count.
     """
     texts = data.training_corpus()
     tokenizer = train_tokenizer(texts)

@@ -1,0 +1,130 @@
+"""Metrics on hand-worked matrices, accuracy on hand-worked answers, the learning rate schedule."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from transformers import get_cosine_schedule_with_warmup
+
+from curlora_lite import metrics, scoring
+from curlora_lite.training import encode, features, pad, rate
+
+# Three tasks: the first falls from 0.9 to 0.6 by way of 0.8, the second from 0.7 to 0.75.
+R = [[0.9], [0.8, 0.7], [0.6, 0.75, 0.5]]
+
+
+def test_metrics_by_hand():
+    assert metrics.average_accuracy(R) == pytest.approx((0.6 + 0.75 + 0.5) / 3)
+    assert metrics.backward_transfer(R) == pytest.approx(((0.6 - 0.9) + (0.75 - 0.7)) / 2)
+    assert metrics.forgetting(R) == pytest.approx(((0.9 - 0.6) + (0.7 - 0.75)) / 2)
+    assert metrics.plasticity(R) == pytest.approx((0.9 + 0.7 + 0.5) / 3)
+
+
+def test_forgetting_takes_the_best_earlier_score():
+    assert metrics.forgetting([[0.5], [0.8, 0.5], [0.6, 0.5, 0.5]]) == pytest.approx(0.2 / 2)
+
+
+def test_one_stage_has_no_forgetting():
+    with pytest.raises(ValueError, match="got 1 stages"):
+        metrics.forgetting([[0.5]])
+
+
+def test_mean_and_spread():
+    assert metrics.mean_and_spread([1.0, 2.0, 6.0]) == (3.0, pytest.approx(math.sqrt(7)), 3)
+    assert metrics.mean_and_spread([4.0]) == (4.0, None, 1)
+    with pytest.raises(ValueError, match="got none"):
+        metrics.mean_and_spread([])
+
+
+def test_wilson_interval_of_a_textbook_case():
+    # 8 of 10: Wilson 1927, as tabulated: 0.4902 to 0.9433
+    assert metrics.wilson_interval(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+
+
+def test_accuracy_by_hand():
+    metric = scoring.Accuracy(keep_in_memory=True)
+    got = metric.compute(predictions=[0, 1, 1, 2], references=[0, 1, 2, 1], classes=3)
+    assert got == {"accuracy": 0.5, "n": 4, "majority": 0.5, "predicted": [1, 2, 1]}
+
+
+def test_published_rates_are_those_of_500_warm_up_steps():
+    """375 steps under a 500-step warm-up, as transformers' own scheduler gives them."""
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    oracle = get_cosine_schedule_with_warmup(optimiser, 500, 3 * 3668)
+    for step in range(375):
+        assert rate(step, 375, 375 / 500, "records") == pytest.approx(oracle.get_last_lr()[0])
+        optimiser.step()
+        oracle.step()
+    assert rate(374, 375, 375 / 500, "records") < 0.75
+
+
+def test_corrected_rates_are_those_of_a_cosine_over_the_steps():
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    oracle = get_cosine_schedule_with_warmup(optimiser, 10, 100)
+    for step in range(100):
+        assert rate(step, 100, 0.75, "steps") == pytest.approx(oracle.get_last_lr()[0])
+        optimiser.step()
+        oracle.step()
+
+
+def test_no_schedule_is_a_constant_rate():
+    assert {rate(step, 50, None, "records") for step in range(50)} == {1.0}
+
+
+def test_features_do_not_depend_on_padding(llama, gpt2):
+    """The last real token's state in a padded batch equals that of the row read alone."""
+    rows = [[5, 6, 7], [9, 8, 7, 6, 5, 4, 3], [1]]
+    for model in (llama, gpt2):
+        together = features(model.base_model, *pad(rows, 0, "cpu"))
+        for row, state in zip(rows, together, strict=True):
+            alone = model.base_model(torch.tensor([row])).last_hidden_state[0, -1]
+            torch.testing.assert_close(state, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_last_position_reads_the_padding(gpt2):
+    """The published readout differs from the last real token's wherever a row is padded."""
+    rows = [[5, 6, 7], [9, 8, 7, 6, 5, 4, 3]]
+    ids, lengths = pad(rows, 0, "cpu")
+    published = features(gpt2.base_model, ids, lengths, last_position=True)
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0, 0], [1] * 7])
+    expected = gpt2.base_model(ids, attention_mask=mask).last_hidden_state[:, -1]
+    torch.testing.assert_close(published, expected)
+    real = features(gpt2.base_model, ids, lengths)
+    assert not torch.allclose(published[0], real[0], atol=1e-3)
+    torch.testing.assert_close(published[1], real[1], rtol=1e-5, atol=1e-5)
+
+
+def test_left_padding_with_rotary_positions_is_the_same_readout(llama):
+    """Mistral's tokenizer pads on the left; reading position -1 there is our last real token."""
+    rows = [[5, 6, 7], [9, 8, 7, 6, 5, 4, 3]]
+    ids = torch.tensor([[0, 0, 0, 0, 5, 6, 7], rows[1]])
+    mask = torch.tensor([[0, 0, 0, 0, 1, 1, 1], [1] * 7])
+    left = llama.base_model(ids, attention_mask=mask).last_hidden_state[:, -1]
+    ours = features(llama.base_model, *pad(rows, 0, "cpu"))
+    torch.testing.assert_close(ours, left, rtol=1e-4, atol=1e-5)  # rotary rounding
+
+
+@pytest.mark.parametrize("window", [5, 8, 20])
+def test_perplexity_from_the_definition(llama, window):
+    ids = torch.arange(20) % 64
+    nats = []
+    for start in range(0, 20, window):
+        part = ids[start : start + window]
+        p = llama(part[None]).logits[0].softmax(-1)
+        nats += [-p[i, part[i + 1]].log().item() for i in range(len(part) - 1)]
+    got = scoring.perplexity(llama, ids, window)
+    assert got["tokens"] == len(nats)
+    assert got["perplexity"] == pytest.approx(math.exp(sum(nats) / len(nats)), rel=1e-5)
+
+
+def test_encode_joins_pairs_with_nothing_or_the_end_token():
+    class Letters:
+        eos_token_id = 99
+
+        def __call__(self, text):
+            return {"input_ids": [ord(c) - 96 for c in text]}
+
+    rows = {"text": ["ab", "abc"], "pair": ["cd", None], "label": [1, 0]}
+    assert encode(rows, Letters(), 8).ids == [[1, 2, 3, 4], [1, 2, 3]]
+    assert encode(rows, Letters(), 4, separator=True).ids == [[1, 2, 99, 3], [1, 2, 3]]

@@ -1,0 +1,215 @@
+"""Profiles, records, the whole sequence, tables and figures, on tiny models and made-up texts."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+
+from curlora_lite import continual, data, figures, models, paper, profiles, records, tables
+
+
+class WordTokenizer:
+    """One id per word, by the sum of its letters."""
+
+    eos_token_id = pad_token_id = 0
+
+    def __call__(self, text, return_tensors=None, verbose=True):
+        ids = [1 + sum(map(ord, word)) % 63 for word in text.split()]
+        return {"input_ids": torch.tensor([ids]) if return_tensors else ids}
+
+
+def fake_task(task, part, rows):
+    words = ["good", "bad", "so", "very", "film", "phone", "news"]
+    classes = 3 if task == "sentiment140" else 2
+    texts = [" ".join(words[(i * k) % 7] for k in range(1, 4 + i % 5)) for i in range(rows)]
+    labels = [i % classes for i in range(rows)]
+    pairs = [f"{part} {t}" for t in texts] if task == "mrpc" else [None] * rows
+    return Dataset.from_dict({"text": texts, "pair": pairs, "label": labels})
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path, llama, gpt2):
+    """Tiny models and texts in place of the embedded ones; its own cache and results folders."""
+    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
+    loaded = {
+        "smollm2-135m": models.Loaded("smollm2-135m", llama, WordTokenizer(), "a" * 64, {}),
+        "small-gpt2": models.Loaded("small-gpt2", gpt2, WordTokenizer(), "b" * 64, {}),
+    }
+    monkeypatch.setattr(models, "load", lambda name, precision, device: loaded[name])
+    monkeypatch.setattr(models, "default_device", lambda: "cpu")
+    monkeypatch.setattr(data, "load_task", fake_task)
+    monkeypatch.setattr(data, "load_text", lambda part: "the news of the day " * 20)
+    return tmp_path / "results"
+
+
+def small(spec, **changes):
+    """The same spec, cut to a few rows."""
+    tasks = tuple(dataclasses.replace(t, train_rows=12, eval_rows=10, epochs=1) for t in spec.tasks)
+    changes = {"text_tokens": 60, "text_window": 20, "batch": 4, **changes}
+    return dataclasses.replace(spec, tasks=tasks, **changes)
+
+
+def small_grid(table="table1", **chosen):
+    return [small(s) for s in profiles.grid("embedded", table, **{"ranks": [4], **chosen})]
+
+
+@pytest.mark.parametrize("table", profiles.TABLES)
+def test_the_sequence_of_section_6_4(tiny, table):
+    for spec in small_grid(table, seeds=[0]):
+        record = continual.run(spec)
+        assert [stage["task"] for stage in record.stages] == ["mrpc", "sst2", "sentiment140"]
+        for i, stage in enumerate(record.stages):
+            assert list(stage["scores"]) == ["mrpc", "sst2", "sentiment140"][: i + 1]
+            assert len(stage["training"]["losses"]) == 3
+            for score in stage["scores"].values():
+                assert score["n"] == sum(score["predicted"]) == 10
+        assert record.perplexity["initial"]["tokens"] == 57  # 3 windows of 20
+        moved = record.perplexity["final"] != record.perplexity["initial"]
+        assert moved == (spec.method != "head-only")
+        assert record.trainable["head mrpc"] == 32 * 2 + 2
+        assert record.status == "finished"
+
+
+def test_a_run_leaves_the_model_as_it_was_and_repeats(tiny):
+    spec = small_grid(methods=["curlora"])[0]
+    model = models.load("smollm2-135m", "fp32", "cpu").model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first, second = continual.run(spec), continual.run(spec)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert [s["training"]["losses"] for s in first.stages] == [
+        s["training"]["losses"] for s in second.stages
+    ]
+    assert first.perplexity == second.perplexity
+
+
+def test_head_only_equals_training_without_the_cache_of_features(tiny, monkeypatch):
+    """Features are read once a batch there; dropout switches that off."""
+    spec = small_grid(methods=["head-only"])[0]
+    tasks = tuple(dataclasses.replace(t, epochs=3) for t in spec.tasks)
+    spec = dataclasses.replace(spec, tasks=tasks)
+    fast = continual.run(spec)
+    monkeypatch.setattr(continual.training, "_has_dropout", lambda backbone: True)
+    slow = continual.run(spec)
+    assert [s["training"]["losses"] for s in fast.stages] == [
+        s["training"]["losses"] for s in slow.stages
+    ]
+
+
+def test_a_diverged_run_is_a_result(tiny):
+    spec = small(profiles.grid("embedded", "table1", ranks=[4], methods=["lora"])[0])
+    record = continual.run(dataclasses.replace(spec, learning_rate=1e30))
+    assert record.status == "diverged"
+    assert "loss nan" in record.message or "loss inf" in record.message
+    assert math.isnan(record.final_perplexity())
+    assert "diverged (1 of 1)" in tables.results_table([record]).markdown()
+
+
+def test_grid_reuses_finished_records_and_nothing_else(tiny, monkeypatch):
+    specs = small_grid()
+    records_before = continual.run_grid(specs, tiny)
+    folder = records.runs_folder("embedded", tiny)
+    assert sorted(p.stem for p in folder.iterdir()) == sorted(spec.key for spec in specs)
+    (folder / f"{specs[0].key}.json").write_text('{"half": ')  # as if killed while writing
+    computed = []
+    run = continual.run
+    monkeypatch.setattr(continual, "run", lambda spec, p: computed.append(spec) or run(spec, p))
+    after = continual.run_grid(specs, tiny)
+    assert computed == specs[:1]
+    assert after[0].perplexity == records_before[0].perplexity
+    continual.run_grid(specs, tiny, own=True)
+    assert computed == specs[:1]
+
+
+def test_records_of_another_working_copy_are_not_ones_own(tiny):
+    spec = small_grid(methods=["head-only"])[0]
+    continual.run_grid([spec], tiny)
+    path = records.runs_folder("embedded", tiny) / f"{spec.key}.json"
+    content = json.loads(path.read_text())
+    content["provenance"]["workspace"] = "somebody"
+    path.write_text(json.dumps(content))
+    assert records.find(spec, tiny) is not None
+    assert records.find(spec, tiny, own=True) is None
+
+
+def test_every_part_of_a_spec_is_in_its_key():
+    spec = profiles.grid("embedded", "table1")[1]
+    protocol = dataclasses.replace(spec.protocol, shuffle=True)
+    others = [{"seed": 5}, {"learning_rate": 1.0}, {"precision": "bf16"}, {"protocol": protocol}]
+    keys = {dataclasses.replace(spec, **change).key for change in others}
+    assert len(keys | {spec.key}) == 5
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"profile": "embeded"}, "profile: got 'embeded', expected one of embedded"),
+        ({"table": "table3"}, "table: got 'table3', expected one of table1, table2"),
+        ({"methods": ["dora"]}, "methods: got 'dora', expected one of head-only, lora, curlora"),
+        ({"ranks": [0]}, "ranks: got 0, expected a whole number of 1 or more"),
+        ({"ranks": []}, r"ranks: got \[\], expected a list"),
+        ({"ranks": 8}, "ranks: got 8, expected a list"),
+        ({"seeds": [-1]}, "seed: got -1, expected a whole number of 0 or more"),
+    ],
+)
+def test_bad_grid(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        profiles.grid(**{"profile": "embedded", "table": "table1", **kwargs})
+
+
+def test_negative_size():
+    with pytest.raises(ValueError, match="eval_rows: got -3, expected a whole number of 1 or more"):
+        profiles.TaskSpec("mrpc", 2, 10, -3, 1, None)
+
+
+def test_tables_and_figures(tiny):
+    runs = continual.run_grid(small_grid(ranks=[8], seeds=[0, 1]), tiny)
+    table = tables.results_table(runs)
+    assert table.columns == ("", "n", "Majority", "Head only", "LoRA-8", "CURLoRA-8")
+    assert len(table.rows) == 2 * len(paper.ROWS)
+    assert table.rows[7][3:] == ("", "0.68", "0.66")  # published: MRPC after SST-2
+    mean = sum(r.accuracy("mrpc", 1) for r in runs if r.spec["method"] == "lora") / 2
+    assert table.rows[2][4].startswith(f"{mean:.2f} ± ")
+    read = list(csv.reader(io.StringIO(table.csv())))
+    assert tuple(map(tuple, read)) == (table.columns, *table.rows)
+    assert table.latex().count(r"\\") == 1 + len(table.rows)
+    assert "SmolLM2-135M in place of Mistral-7B-v0.3" in table.markdown()
+    for path in table.save(tiny / "tables" / "table1"):
+        assert path.read_text()
+    for name in figures.save_all(runs, tiny / "figures"):
+        for suffix in ("png", "pdf"):
+            assert (tiny / "figures" / f"table1_{name}.{suffix}").stat().st_size > 5000
+    assert len(tables.summary_table(runs).rows) == 4
+    assert any(row[0] == "commit" for row in tables.provenance_table(runs).rows)
+
+
+def test_tables_refuse_to_mix(tiny):
+    runs = continual.run_grid(small_grid(methods=["head-only"], seeds=[0, 1]), tiny)
+    runs[1].spec["learning_rate"] = 0.5
+    with pytest.raises(ValueError, match="learning_rate is .* in one and 0.5 in another"):
+        tables.results_table(runs)
+
+
+def test_published_numbers():
+    """Spot checks against the paper's tables, typed here a second time."""
+    assert paper.PUBLISHED["table1"]["lora", 16][-1] == 65055.02
+    assert paper.PUBLISHED["table1"]["curlora", 24][2] == 0.86
+    assert paper.PUBLISHED["table2"]["lora", 24][1] == 0.83
+    assert paper.PUBLISHED["table2"]["curlora", 16][-1] == 28.08
+    assert all(len(v) == len(paper.ROWS) for t in paper.PUBLISHED.values() for v in t.values())
+
+
+def test_parameter_counts_of_the_real_shapes():
+    counted = {row[0]: row[1:] for row in tables.parameters_table().rows}
+    assert counted["Mistral-7B-v0.3, all weights"][0] == "7,248,023,552"
+    assert counted["Mistral-7B-v0.3, LoRA-16"][0] == "9,437,184"
+    assert counted["Mistral-7B-v0.3, CURLoRA-16"][0] == "24,576"
+    assert counted["GPT-2 Large, LoRA-8"][0] == "1,474,560"
+    assert counted["GPT-2 Large, CURLoRA-8"][0] == "2,304"
+    assert counted["GPT-2 Large, CURLoRA-24"][0] == "20,736"
+    for count, _, published, _ in counted.values():
+        assert published in ("", count)
