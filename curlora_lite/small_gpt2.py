@@ -20,7 +20,7 @@ from . import data
 SEED = 0
 VOCABULARY = 4096
 SIZES = {"n_positions": 256, "n_embd": 256, "n_layer": 4, "n_head": 4}
-STEPS, BATCH, WINDOW = 240, 32, 128
+STEPS, BATCH, WINDOW = 200, 32, 128
 LEARNING_RATE, WARMUP, WEIGHT_DECAY = 2e-3, 50, 0.1
 END = "<|endoftext|>"
 
@@ -86,7 +86,7 @@ def _train(model, stream, bf16):
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _rate)
     losses = []
-    model.eval()  # no dropout: it sees each text some three times only
+    model.eval()  # no dropout: it sees each text twice only
     for _ in tqdm(range(STEPS), desc="training the small GPT-2", unit="step", leave=False):
         starts = torch.randint(len(stream) - WINDOW, (BATCH,), generator=generator)
         ids = torch.stack([stream[i : i + WINDOW] for i in starts])  # (B, T)

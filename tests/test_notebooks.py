@@ -34,7 +34,7 @@ def test_stripped_short_and_without_definitions(path):
     for cell in code_cells(path):
         assert cell.outputs == []
         assert cell.execution_count is None
-        assert len(cell.source.splitlines()) <= 20
+        assert len(cell.source.splitlines()) <= 15
         nodes = ast.walk(ast.parse(cell.source))
         assert not any(isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.Lambda)) for n in nodes)
 
