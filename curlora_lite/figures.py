@@ -42,12 +42,16 @@ def _style(method, rank, ranks):
     return {**STYLES[method], "linestyle": line, "label": method_label(method, rank)}
 
 
-def _plot(ax, x, values, style):
-    """A line of means over seeds, with a bar of one standard deviation where there are several."""
+def _plot(ax, x, values, style, shift=0.0):
+    """A line of means over seeds, with a bar of one standard deviation where there are several.
+
+    shift: moves the line sideways, so that equal values do not hide each other.
+    """
     points = [metrics.mean_and_spread(v) for v in values]
     spread = [p[1] or 0 for p in points]
     bars = {"yerr": spread, "capsize": 2, "elinewidth": 0.8} if any(spread) else {}
-    ax.errorbar(x, [p[0] for p in points], markersize=5, linewidth=1.4, **bars, **style)
+    shifted = [place + shift for place in x]
+    ax.errorbar(shifted, [p[0] for p in points], markersize=5, linewidth=1.3, **bars, **style)
 
 
 def _ranks(cells):
@@ -84,14 +88,16 @@ def accuracy(records):
         zip(axes, zip(TASKS, STAGES, strict=True), strict=True)
     ):
         stages = range(j, len(STAGES))
-        for (method, rank), runs in cells.items():
+        for k, ((method, rank), runs) in enumerate(cells.items()):
             values = [[run.accuracy(task, i + 1) for run in runs] for i in stages]
-            _plot(ax, list(stages), values, _style(method, rank, _ranks(cells)))
+            shift = 0.05 * (k - (len(cells) - 1) / 2)
+            _plot(ax, list(stages), values, _style(method, rank, _ranks(cells)), shift)
         score = next(iter(cells.values()))[0].score(task, len(STAGES))
         ax.axhline(score["majority"], color="black", linewidth=0.9, linestyle=(0, (1, 2)))
         ax.annotate("majority class", (0.02, score["majority"]), xycoords=("axes fraction", "data"),
                     fontsize=7, va="bottom")  # fmt: skip
         ax.set_title(f"{label} stand-in (n = {score['n']})", fontsize=10)
+        ax.set_ylim(0, 1)
         _stage_axis(ax, j)
     axes[0].set_ylabel("accuracy")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)

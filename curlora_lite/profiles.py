@@ -161,11 +161,11 @@ PEAKS = {"table1": (375 / 500, 375 / 500, 189 / 500), "table2": (345 / 500, 471 
 
 # Sizes and rates were chosen on the tune part, for time (15 minutes on two cores) and so that the
 # head alone and LoRA learn something; where they do not, the README says so.
-def _embedded(name, train1, train2, scored, text_tokens, **kwargs):
+def _embedded(name, train1, train2, scored, text_tokens, rates, **kwargs):
     table1 = TablePlan(
         model=SMOLLM2,
         tasks=_tasks(train1, scored, (3, 3, 3), PEAKS["table1"]),
-        learning_rate=1e-3,
+        learning_rate=rates[0],
         batch=8,
         max_length=64,
         text_tokens=text_tokens,
@@ -174,7 +174,7 @@ def _embedded(name, train1, train2, scored, text_tokens, **kwargs):
     table2 = TablePlan(
         model=SMALL_GPT2,
         tasks=_tasks(train2, scored, (3, 3, 5), PEAKS["table2"]),
-        learning_rate=1e-3,
+        learning_rate=rates[1],
         batch=32,
         max_length=64,
         text_tokens=4 * text_tokens,
@@ -187,8 +187,16 @@ def _embedded(name, train1, train2, scored, text_tokens, **kwargs):
 PROFILES = {
     profile.name: profile
     for profile in (
-        _embedded("embedded", (80, 180, 300), (160, 480, 160), (274, 400, 400), 2048),
-        _embedded("embedded-quick", (32, 48, 64), (96, 240, 96), (150, 200, 200), 1024, ranks=(8,)),
+        _embedded("embedded", (80, 180, 300), (160, 600, 240), (274, 400, 400), 2048, (1e-3, 2e-3)),
+        _embedded(
+            "embedded-quick",
+            (32, 48, 64),
+            (96, 240, 96),
+            (150, 200, 200),
+            1024,
+            (3e-3, 5e-3),
+            ranks=(8,),
+        ),
     )
 }
 
