@@ -22,7 +22,7 @@ OPTIONS = --profile $(PROFILE) $(if $(RANKS),--ranks $(RANKS)) $(if $(SEEDS),--s
 	$(if $(METHODS),--methods $(METHODS)) $(if $(filter-out 0,$(QUICK)),--quick)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow notebook report lint fetch clean
+.PHONY: help setup reproduce test test-slow notebook report readme lint fetch clean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=embedded] [RANKS=8,16] [SEEDS=0,1] [METHODS=lora,curlora] [QUICK=1]"
@@ -61,6 +61,9 @@ notebook: $(READY) ## open the notebooks in JupyterLab
 
 report: reproduce ## one HTML page of the executed notebooks
 	@$(RUN) report --profile $(PROFILE)$(if $(filter-out 0,$(QUICK)),-quick)
+
+readme: $(READY) ## put the committed tables into README.md
+	@$(RUN) readme
 
 lint: $(READY) ## check style
 	$(BIN)/python -m ruff check .

@@ -1,9 +1,10 @@
-"""The command line behind the Makefile: `python -m curlora_lite reproduce|fetch|report`."""
+"""The command line behind the Makefile: `python -m curlora_lite reproduce|fetch|report|readme`."""
 
 import argparse
 import hashlib
 import json
 import logging
+import re
 import sys
 import time
 import warnings
@@ -33,7 +34,8 @@ def main(arguments=None):
 def _parser():
     parser = argparse.ArgumentParser(prog="curlora_lite", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    for name, run in (("reproduce", reproduce), ("fetch", fetch_all), ("report", report)):
+    runs = {"reproduce": reproduce, "fetch": fetch_all, "report": report, "readme": readme}
+    for name, run in runs.items():
         command = commands.add_parser(name)
         command.set_defaults(run=run)
         command.add_argument("--profile", default="embedded")
@@ -117,6 +119,24 @@ def report(options):
     with fetch.aside(target) as part:
         part.write_text(page)
     print(f"report: {target.relative_to(records.ROOT)}")
+
+
+def readme(options):
+    """Put a profile's tables between the README's marks, so that no number there is typed."""
+    path = records.ROOT / "README.md"
+    path.write_text(filled(path.read_text(), records.ROOT / "results" / options.profile / "tables"))
+
+
+def filled(text, folder):
+    """`text` with each `<!-- name --> … <!-- /name -->` holding `<folder>/name.md`."""
+    return re.sub(
+        r"<!-- (\w+) -->.*?<!-- /\1 -->",
+        lambda mark: (
+            f"<!-- {mark[1]} -->\n{(folder / f'{mark[1]}.md').read_text()}<!-- /{mark[1]} -->"
+        ),
+        text,
+        flags=re.DOTALL,
+    )
 
 
 def execute(name, parameters, source=None, target=None):

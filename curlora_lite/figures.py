@@ -38,7 +38,7 @@ def _cells(records):
 
 
 def _style(method, rank, ranks):
-    line = "-" if rank is None else LINES[sorted(ranks).index(rank) % len(LINES)]
+    line = "-" if rank is None else LINES[sorted(set(ranks)).index(rank) % len(LINES)]
     return {**STYLES[method], "linestyle": line, "label": method_label(method, rank)}
 
 
@@ -147,13 +147,14 @@ def parameters(records):
 def growth(records):
     """||W_adapted||_F / ||W||_F after each stage: mean over projections, the paper's §4 claim."""
     cells = {cell: runs for cell, runs in _cells(records).items() if cell[0] != "head-only"}
-    figure, (ax,) = _new(1, width=5.2)
+    figure, (ax,) = _new(1, width=5.2, height=3.2)
     for (method, rank), runs in cells.items():
         values = [[_mean_norm(run, i) for run in runs] for i in range(len(STAGES))]
         _plot(ax, list(range(len(STAGES))), values, _style(method, rank, _ranks(cells)))
     _stage_axis(ax, 0)
     ax.set_yscale("log")
-    ax.set_ylabel(r"$\Vert W_\mathrm{adapted}\Vert_F \,/\, \Vert W\Vert_F$, mean of projections")
+    ax.set_ylabel(r"$\Vert W_\mathrm{adapted}\Vert_F \,/\, \Vert W\Vert_F$", fontsize=9)
+    ax.set_title("mean over wrapped projections", fontsize=9)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure
 

@@ -187,14 +187,21 @@ def _embedded(name, train1, train2, scored, text_tokens, rates, **kwargs):
 PROFILES = {
     profile.name: profile
     for profile in (
-        _embedded("embedded", (80, 180, 300), (160, 600, 240), (274, 400, 400), 2048, (1e-3, 2e-3)),
+        _embedded(
+            "embedded",
+            train1=(80, 180, 300),
+            train2=(160, 600, 240),
+            scored=(274, 400, 400),
+            text_tokens=2048,
+            rates=(1.5e-3, 2e-3),
+        ),
         _embedded(
             "embedded-quick",
-            (32, 48, 64),
-            (96, 240, 96),
-            (150, 200, 200),
-            1024,
-            (3e-3, 5e-3),
+            train1=(32, 48, 64),
+            train2=(96, 240, 96),
+            scored=(150, 200, 200),
+            text_tokens=1024,
+            rates=(3e-3, 5e-3),
             ranks=(8,),
         ),
     )

@@ -16,16 +16,20 @@ MODEL_LABELS = {"smollm2-135m": "SmolLM2-135M", "small-gpt2": "small GPT-2"}
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows of text, with a caption above and notes below."""
+    """Columns and rows of text, with a caption above and notes below.
+
+    left: places of the columns that hold text; the others hold numbers and go to the right.
+    """
 
     caption: str
     columns: tuple
     rows: tuple
     notes: tuple = ()
+    left: tuple = (0,)
 
     def markdown(self):
         """GitHub Markdown: numbers on the right."""
-        align = ["---"] + ["---:"] * (len(self.columns) - 1)
+        align = ["---" if i in self.left else "---:" for i in range(len(self.columns))]
         lines = [f"**{self.caption}**", ""]
         lines += ["| " + " | ".join(row) + " |" for row in (self.columns, align, *self.rows)]
         return "\n".join([*lines, "", *(f"{note}  " for note in self.notes)]).rstrip() + "\n"
@@ -39,7 +43,8 @@ class Table:
     def latex(self):
         """A `table` environment with booktabs rules, ready to be put into a report."""
         lines = [r"\begin{table}", r"\centering", rf"\caption{{{_tex(self.caption)}}}"]
-        lines += [rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}", r"\toprule"]
+        align = "".join("l" if i in self.left else "r" for i in range(len(self.columns)))
+        lines += [rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
         lines += [_tex_row(self.columns), r"\midrule", *map(_tex_row, self.rows), r"\bottomrule"]
         lines += [r"\end{tabular}", *(rf"\par\footnotesize {_tex(n)}" for n in self.notes)]
         return "\n".join([*lines, r"\end{table}"]) + "\n"
@@ -190,17 +195,18 @@ def parameters_table():
         for (method, rank), count in counts.items():
             said, source = paper.PARAMETERS.get((name, method, rank), (None, ""))
             label = "all weights" if method == "full" else method_label(method, rank)
-            share = f"{100 * count / counts['full', None]:.2g} %"
+            share = "1" if method == "full" else f"{count / counts['full', None]:.1e}"
             published = "" if said is None else f"{said:,}"
             rows.append((f"{name}, {label}", f"{count:,}", share, published, source))
     return Table(
         "Trainable parameters: counted on the real shapes, and as published",
-        ("", "Counted", "Of all weights", "Published", "Source"),
+        ("", "Counted", "Share of all", "Published", "Source"),
         tuple(rows),
         (
             "Counted on the meta device: no weights are needed. Heads are not included.",
             "An empty cell under Published: the paper gives no figure.",
         ),
+        left=(0, 4),
     )
 
 
@@ -276,11 +282,11 @@ def provenance_table(records):
         "precision": {f"{r.spec['model']['name']}: {r.spec['precision']}" for r in records},
         "model sha256": {f"{r.spec['model']['name']}: {r.model_sha256[:16]}" for r in records},
         "data sha256": {
-            f"{task} {part}: {digest[:16]}"
+            f"{r.spec['table']} {task} {part}: {digest[:16]}"
             for r in records
             for task, parts in r.data.items()
             for part, digest in parts.items()
         },
     }
     rows = tuple((key, "; ".join(sorted(values))) for key, values in gathered.items())
-    return Table("Provenance of the records", ("", "Value"), rows)
+    return Table("Provenance of the records", ("", "Value"), rows, left=(0, 1))

@@ -108,3 +108,11 @@ def test_the_command_line_refuses_before_it_fetches(arguments, message, monkeypa
     monkeypatch.setattr(cli, "fetch_all", None)
     assert cli.main(["reproduce", *arguments]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_the_readme_shows_the_committed_tables():
+    """Whoever changes the results runs `make readme`."""
+    root = FOLDER.parent
+    text = (root / "README.md").read_text()
+    assert cli.filled(text, root / "results" / "embedded" / "tables") == text
+    assert text.count("<!-- table1 -->") == text.count("<!-- table2 -->") == 1
