@@ -190,7 +190,7 @@ PROFILES = {
         _embedded(
             "embedded",
             train1=(80, 180, 300),
-            train2=(160, 600, 240),
+            train2=(160, 300, 120),
             scored=(274, 400, 400),
             text_tokens=2048,
             rates=(1.5e-3, 2e-3),

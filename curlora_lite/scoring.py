@@ -57,9 +57,9 @@ def predict(backbone, head, rows, pad_id):
 def score_task(backbone, head, encoded, pad_id):
     """`Accuracy` of `head` on a task's encoded rows, as a dict."""
     predictions = predict(backbone, head, encoded.ids, pad_id)
-    metric = Accuracy(keep_in_memory=True)
-    references = encoded.labels.tolist()
-    return metric._compute(predictions, references, classes=head.out_features)
+    return Accuracy(keep_in_memory=True).compute(
+        predictions=predictions, references=encoded.labels.tolist(), classes=head.out_features
+    )
 
 
 def perplexity(model, ids, window):

@@ -173,8 +173,19 @@ def _notes(records, shared, table, ours):
         f"The rows marked “published” are {paper.MODELS[table]}'s on the paper's own data "
         "(arXiv 2408.14572), one run each: another model on other data, to compare patterns with, "
         "not values. Majority is the accuracy of always answering the most frequent class.",
+        _sampling_note(records),
         f"Computed at commit {', '.join(commits)} on {', '.join(where)}.",
     )
+
+
+def _sampling_note(records):
+    """What the sample size alone allows for: Wilson's interval in the middle of the table."""
+    sizes = {s["n"] for r in records for stage in r.stages for s in stage["scores"].values()}
+    parts = []
+    for n in sorted(sizes):
+        low, high = metrics.wilson_interval(0.7, n)
+        parts.append(f"{low:.2f} to {high:.2f} for n = {n}")
+    return f"95 % interval (Wilson) of an accuracy of 0.70: {', '.join(parts)}."
 
 
 def parameters_table():

@@ -19,13 +19,15 @@ def corpus_archive():
     snippets = [
         f"{i}_{j}\t0.5\treview {i} says line {j} here" for i in range(REVIEWS) for j in range(LINES)
     ]
-    single = [f"{i}\t{rating[i % 3]}\ttext number {i} &amp;amp; more" for i in range(300)]
-    single += ["900\t2.0\tTwice told", "901\t2.0\ttwice told"]
+    editorials = [line.replace("review", "article") for line in snippets]
+    films = [f"{i}\t{rating[i % 3]}\ttext number {i} &amp;amp; more" for i in range(300)]
+    films += ["900\t2.0\tTwice told", "901\t2.0\ttwice told"]
+    tweets = [f"{line} or less" for line in films]
     files = {
         "amazonReviewSnippets": snippets,
-        "movieReviewSnippets": single,
-        "tweets": single,
-        "nytEditorialSnippets": snippets,
+        "movieReviewSnippets": films,
+        "tweets": tweets,
+        "nytEditorialSnippets": editorials,
     }
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:

@@ -59,7 +59,7 @@ def test_bf16_agrees_with_fp32():
 def short(table, **changes):
     spec = profiles.grid("embedded", table, ranks=[8], methods=["curlora"])[0]
     tasks = tuple(dataclasses.replace(t, train_rows=16, eval_rows=24, epochs=1) for t in spec.tasks)
-    changes = {"tasks": tasks, "text_tokens": 256, "tune": True, **changes}
+    changes = {"tasks": tasks, "batch": 4, "text_tokens": 256, "tune": True, **changes}
     return dataclasses.replace(spec, **changes)
 
 
