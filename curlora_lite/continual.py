@@ -74,7 +74,7 @@ def run(spec, progress=lambda what, examples=0: None):
 def _sequence(spec, loaded, record, progress):
     model, pad_id = loaded.model.requires_grad_(False), loaded.tokenizer.pad_token_id
     progress("perplexity")
-    record.perplexity["initial"] = _base_perplexity(spec, loaded, record)
+    record.perplexity["initial"] = _base_perplexity(spec, loaded)
     if spec.method != "head-only":
         add_adapters(model, adapter_config(spec))
         record.trainable["adapter"] = count_trainable(model)
@@ -111,8 +111,7 @@ def _sequence(spec, loaded, record, progress):
     if spec.method == "head-only":  # the language model is the base model still
         record.perplexity["final"] = dict(record.perplexity["initial"])
     else:
-        ids = _text_ids(spec, loaded)
-        record.perplexity["final"] = scoring.perplexity(model, ids, spec.text_window)
+        record.perplexity["final"] = _perplexity(spec, loaded)
 
 
 def adapter_config(spec):
@@ -166,22 +165,21 @@ def _score(stage, model, heads, scored, pad_id, progress):
     stage["scoring_seconds"] = time.perf_counter() - start
 
 
-def _text_ids(spec, loaded):
+def _perplexity(spec, loaded):
     text = data.load_text("tune" if spec.tune else "eval")
     ids = loaded.tokenizer(text, return_tensors="pt", verbose=False)["input_ids"][0]
     if len(ids) < spec.text_tokens:
         raise ValueError(
             f"text_tokens: got {spec.text_tokens}, expected at most {len(ids)}, all there are"
         )
-    return ids[: spec.text_tokens]
+    return scoring.perplexity(loaded.model, ids[: spec.text_tokens], spec.text_window)
 
 
-def _base_perplexity(spec, loaded, record):
+def _base_perplexity(spec, loaded):
     """Perplexity before anything is trained: the same for all runs on a model, so computed once."""
     key = (spec.text_tokens, spec.text_window, spec.tune)
     if key not in loaded.memo:
-        ids = _text_ids(spec, loaded)
-        loaded.memo[key] = scoring.perplexity(loaded.model, ids, spec.text_window)
+        loaded.memo[key] = _perplexity(spec, loaded)
     return dict(loaded.memo[key])
 
 
@@ -192,13 +190,10 @@ class _Progress:
     """Names what runs now on a bar, and moves it on by examples weighted as `RunSpec.cost` does."""
 
     def __init__(self, bar, name, spec):
-        self.bar, self.name = bar, name
-        examples = sum(t.train_rows * t.epochs for t in spec.tasks)
+        self.bar, self.name, self.weight = bar, name, spec.weight
         self.trained = spec.method != "head-only"
-        self.unit = 30 if spec.table == "table1" else 1
-        self.examples = examples
 
     def __call__(self, what, examples=0):
         self.bar.set_description_str(f"{self.name}, {what}", refresh=False)
         if examples and (self.trained or not what.startswith("training")):
-            self.bar.update(examples * self.unit)
+            self.bar.update(examples * self.weight)

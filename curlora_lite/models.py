@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from . import fetch, small_gpt2
+from .protocol import known
 
 NAMES = ("smollm2-135m", "small-gpt2")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -51,10 +52,8 @@ def load(name, precision="fp32", device="cpu"):
     The last one loaded is kept, so that a grid loads each model once: take adapters off again.
     ValueError for an unknown name or precision; FetchError if it has to be fetched and cannot be.
     """
-    if name not in NAMES:
-        raise ValueError(f"model: got {name!r}, expected one of {', '.join(NAMES)}")
-    if precision not in DTYPES:
-        raise ValueError(f"precision: got {precision!r}, expected one of {', '.join(DTYPES)}")
+    known("model", name, NAMES)
+    known("precision", precision, DTYPES)
     folder = prepare(name)
     # Eager attention: at these lengths its backward pass is faster on a CPU than the fused one's.
     attention = "eager" if device == "cpu" else "sdpa"
