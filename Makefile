@@ -7,6 +7,12 @@ SEEDS ?=
 METHODS ?=
 QUICK ?=
 TORCH_BACKEND ?=
+# for the profiles on the paper's own data: a copy of the hub on disk, and switches (see README)
+MIRROR ?=
+PROTOCOL ?=
+PRECISION ?=
+CHECKPOINTING ?=
+WORKERS ?=
 PYTHON ?= python3
 
 ifeq ($(CONDA_DEFAULT_ENV),curlora_lite)
@@ -16,13 +22,18 @@ else
 BIN := .venv/bin
 READY := .venv/.curlora_lite
 endif
-RUN := HF_HUB_OFFLINE=1 $(BIN)/python -m curlora_lite
+# the hub is asked only by profiles that need it, and only where there is no mirror
+OFFLINE := $(if $(MIRROR)$(filter embedded,$(PROFILE)),HF_HUB_OFFLINE=1)
+RUN := $(OFFLINE) $(if $(MIRROR),CURLORA_MIRROR='$(abspath $(MIRROR))') $(BIN)/python -m curlora_lite
 
-OPTIONS = --profile $(PROFILE) $(if $(RANKS),--ranks $(RANKS)) $(if $(SEEDS),--seeds $(SEEDS)) \
-	$(if $(METHODS),--methods $(METHODS)) $(if $(filter-out 0,$(QUICK)),--quick)
+CHOSEN = --profile $(PROFILE) $(if $(filter-out 0,$(QUICK)),--quick)
+OPTIONS = $(CHOSEN) $(if $(RANKS),--ranks $(RANKS)) $(if $(SEEDS),--seeds $(SEEDS)) \
+	$(if $(METHODS),--methods $(METHODS)) $(if $(PROTOCOL),--protocol $(PROTOCOL)) \
+	$(if $(PRECISION),--precision $(PRECISION)) $(if $(filter-out 0,$(CHECKPOINTING)),--checkpointing) \
+	$(if $(WORKERS),--workers $(WORKERS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow notebook report readme lint fetch clean
+.PHONY: help setup reproduce test test-slow notebook report readme lint fetch doctor clean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=embedded] [RANKS=8,16] [SEEDS=0,1] [METHODS=lora,curlora] [QUICK=1]"
@@ -53,14 +64,17 @@ test: $(READY) ## the tests; no network, under five minutes
 test-slow: $(READY) fetch ## the longer tests, on the embedded models
 	$(BIN)/python -m pytest -q -m slow
 
-fetch: $(READY) ## get and prepare the embedded corpus and models ahead of time
-	@$(RUN) fetch --profile $(PROFILE)
+fetch: $(READY) ## get and prepare ahead of time what PROFILE needs
+	@$(RUN) fetch $(CHOSEN)
+
+doctor: $(READY) ## what this machine has, and which profiles it can run
+	@$(RUN) doctor
 
 notebook: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyter lab --notebook-dir=. notebooks
 
 report: reproduce ## one HTML page of the executed notebooks
-	@$(RUN) report --profile $(PROFILE)$(if $(filter-out 0,$(QUICK)),-quick)
+	@$(RUN) report $(CHOSEN)
 
 readme: $(READY) ## put the committed tables into README.md
 	@$(RUN) readme

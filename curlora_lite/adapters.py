@@ -8,6 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from . import cur
+from .checks import known, whole
 from .layers import LORA_INITS, AdapterLayer, CURLoRALinear, LoRALinear
 
 
@@ -27,8 +28,7 @@ class AdapterConfig:
     seed: int = 0
 
     def __post_init__(self):
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"rank: got {self.rank!r}, expected a whole number of 1 or more")
+        whole("rank", self.rank, 1)
         if isinstance(self.target_modules, str):
             raise ValueError(
                 f"target_modules: got the string {self.target_modules!r}, expected a list of names"
@@ -68,8 +68,7 @@ class LoRAConfig(AdapterConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.init not in LORA_INITS:
-            raise ValueError(f"init: got {self.init!r}, expected one of {', '.join(LORA_INITS)}")
+        known("init", self.init, LORA_INITS)
 
     def wrap(self, name, base):
         """The adapter layer for the projection `base` called `name`."""

@@ -1,4 +1,4 @@
-"""The command line behind the Makefile: `python -m curlora_lite reproduce|fetch|report|readme`."""
+"""The command line behind the Makefile: `python -m curlora_lite reproduce|fetch|doctor|…`."""
 
 import argparse
 import hashlib
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from . import records
 
-NOTEBOOKS = ("00_quickstart", "01_cur_layer", "table1_mistral", "table2_gpt2", "report")
-PARAMETERS = ("profile", "ranks", "seeds", "methods")
+TABLE_NOTEBOOKS = {"table1": "table1_mistral", "table2": "table2_gpt2"}
+PARAMETERS = ("profile", "ranks", "seeds", "methods", "protocol", "precision", "checkpointing")
 
 
 def main(arguments=None):
@@ -34,16 +34,26 @@ def main(arguments=None):
 def _parser():
     parser = argparse.ArgumentParser(prog="curlora_lite", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    runs = {"reproduce": reproduce, "fetch": fetch_all, "report": report, "readme": readme}
+    runs = {
+        "reproduce": reproduce,
+        "fetch": fetch_all,
+        "doctor": doctor,
+        "report": report,
+        "readme": readme,
+    }
     for name, run in runs.items():
         command = commands.add_parser(name)
         command.set_defaults(run=run)
         command.add_argument("--profile", default="embedded")
+        command.add_argument("--quick", action="store_true", help="the profile's small variant")
         if name == "reproduce":
             command.add_argument("--ranks", type=_integers)
             command.add_argument("--seeds", type=_integers)
             command.add_argument("--methods", type=lambda text: text.split(","))
-            command.add_argument("--quick", action="store_true", help="the profile's small variant")
+            command.add_argument("--protocol")
+            command.add_argument("--precision", choices=("fp32", "tf32", "bf16"))
+            command.add_argument("--checkpointing", action="store_true")
+            command.add_argument("--workers", type=int)
     return parser
 
 
@@ -56,25 +66,37 @@ def _integers(text):
         ) from None
 
 
+def notebooks(profile):
+    """Names of the notebooks that a profile executes, in their order."""
+    from . import profiles
+
+    chosen = profiles.profile_named(profile)
+    first = ["00_quickstart", "01_cur_layer"] if chosen.source == "embedded" else []
+    return [*first, *(TABLE_NOTEBOOKS[table] for table in chosen.tables), "report"]
+
+
 def reproduce(options):
-    """Compute what is missing of both tables, execute the notebooks, print the tables."""
+    """Compute what is missing of the profile's tables, execute the notebooks, print the tables."""
     from . import continual, profiles
 
     start = time.perf_counter()
-    profile = options.profile + ("-quick" if options.quick else "")
-    chosen = {"ranks": options.ranks, "seeds": options.seeds, "methods": options.methods}
-    for table in profiles.TABLES:  # every argument is checked before anything is fetched
+    profile = options.profile = _profile(options)
+    chosen = {name: getattr(options, name) for name in PARAMETERS if name != "profile"}
+    tables = profiles.profile_named(profile).tables
+    for table in tables:  # every argument is checked before anything is fetched
         profiles.grid(profile, table, **chosen)
     _quiet()
     fetch_all(options)
-    computed = 0
-    for table in profiles.TABLES:
-        specs = continual.plan(profile, table, **chosen)
-        computed += sum(records.find(spec, own=True) is None for spec in specs)
-        continual.run_grid(specs, own=True)
-    executed = [execute(name, {"profile": profile, **chosen}) for name in NOTEBOOKS]
+    specs = [spec for table in tables for spec in continual.plan(profile, table, **chosen)]
+    computed = sum(records.find(spec, own=True) is None for spec in specs)
+    runs = continual.run_grid(specs, own=True, workers=options.workers)
+    failed = [run for run in runs if run.status not in records.RESULTS]
+    lost = [f"{run.spec['method']}-{run.spec['rank']}: {run.message}" for run in failed]
+    if lost:
+        raise ValueError(f"{len(lost)} of {len(runs)} runs gave no result: {'; '.join(lost)}")
+    executed = [execute(name, {"profile": profile, **chosen}) for name in notebooks(profile)]
     folder = records.ROOT / "results" / profile
-    for table in profiles.TABLES:
+    for table in tables:
         print("\n" + (folder / "tables" / f"{table}.md").read_text())
     print(f"tables, figures, notebooks and records: {folder.relative_to(records.ROOT)}/")
     print(
@@ -83,14 +105,30 @@ def reproduce(options):
     )
 
 
-def fetch_all(_):
-    """Get, check and prepare the embedded corpus and both models."""
-    from . import fetch, models
+def _profile(options):
+    return options.profile + ("-quick" if options.quick else "")
+
+
+def fetch_all(options):
+    """Get, check and prepare what a profile needs."""
+    from . import fetch, hub, models, profiles
 
     _quiet()
-    fetch.fetch("icwsm2014")
-    for name in models.NAMES:
-        models.prepare(name)
+    profile = profiles.profile_named(options.profile)
+    if profile.source == "embedded":
+        fetch.fetch("icwsm2014")
+    else:
+        for repository in hub.DATASETS:
+            hub.folder(repository)
+    for plan in profile.tables.values():
+        models.prepare(plan.model.name)
+
+
+def doctor(_):
+    """What this machine has, and which profiles it can run."""
+    from . import doctor as examine
+
+    print(examine.report())
 
 
 def report(options):
@@ -100,8 +138,9 @@ def report(options):
 
     from . import fetch
 
-    folder = records.ROOT / "results" / options.profile
-    paths = [folder / "notebooks" / f"{name}.ipynb" for name in reversed(NOTEBOOKS)]
+    profile = _profile(options)
+    folder = records.ROOT / "results" / profile
+    paths = [folder / "notebooks" / f"{name}.ipynb" for name in reversed(notebooks(profile))]
     absent = [str(path) for path in paths if not path.exists()]
     if absent:
         raise ValueError(f"no executed notebook {absent[0]}: run `make reproduce` first")

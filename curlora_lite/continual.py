@@ -1,13 +1,16 @@
 """One run: the whole sequence of §6.4, from a RunSpec to a RunRecord; and a grid of them."""
 
+import multiprocessing
 import resource
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
 
 import torch
+import transformers
 from tqdm.auto import tqdm
 
-from . import cur, data, models, profiles, records, scoring, training
+from . import cur, data, memory, models, profiles, records, scoring, training
 from .adapters import (
     CURLoRAConfig,
     LoRAConfig,
@@ -16,32 +19,78 @@ from .adapters import (
     count_trainable,
     remove_adapters,
 )
+from .checks import whole
 
 HEAD_SEED = 1311  # the author's, set just before each task's head is made
 
 
-def plan(profile, table, ranks=None, seeds=None, methods=None):
+def plan(profile, table, **chosen):
     """The grid of one table in the precision that this machine is fast in (see `profiles.grid`)."""
-    chosen = {"ranks": ranks, "seeds": seeds, "methods": methods}
-    return profiles.grid(profile, table, precision=models.fast_precision(), **chosen)
+    return profiles.grid(profile, table, fast=models.fast_precision(), **chosen)
 
 
-def run_grid(specs, results=None, own=False):
+def run_grid(specs, results=None, own=False, workers=None):
     """A record for every spec, found or computed; computed ones are saved as they come.
 
-    own: reuse only records that this working copy computed. Shows a progress bar when there is
-    something to compute. Returns the records in the order of `specs`.
+    own: reuse only records that this working copy computed. workers: processes that compute at
+    once; None for `default_workers`. Shows a progress bar when there is something to compute; an
+    interrupted grid goes on with the next missing run. Returns the records in the order of `specs`.
     """
     missing = [spec for spec in specs if records.find(spec, results, own) is None]
+    lost = {}
     if missing:
+        workers = default_workers(missing) if workers is None else workers
+        whole("workers", workers, 1)
         with tqdm(total=sum(s.cost() for s in missing), bar_format=_BAR, mininterval=1) as bar:
-            for i, spec in enumerate(missing, 1):
-                name = f"run {i} of {len(missing)}: {spec.table} {spec.label} seed {spec.seed}"
-                record = run(spec, _Progress(bar, name, spec))
+            compute = _one_by_one if workers == 1 else _side_by_side
+            for spec, record in compute(missing, bar, workers):
                 path = records.runs_folder(spec.profile, results) / f"{spec.key}.json"
                 records.save(record, path)
+                if record.status not in records.RESULTS:
+                    lost[spec.key] = record
             bar.set_description_str(f"{len(missing)} of {len(missing)} runs done")
-    return [records.find(spec, results) for spec in specs]
+    return [lost.get(spec.key) or records.find(spec, results) for spec in specs]
+
+
+def default_workers(specs):
+    """One process a core on a CPU, as far as memory allows and there are runs; one on a GPU.
+
+    Single runs here are too small to keep two cores busy: side by side they take less time.
+    """
+    if models.default_device() != "cpu":
+        return 1
+    each = max(memory.estimate(spec) for spec in specs)
+    return max(1, min(memory.cores(), int(0.8 * memory.installed() / each), len(specs)))
+
+
+def _one_by_one(specs, bar, _):
+    for i, spec in enumerate(specs, 1):
+        name = f"run {i} of {len(specs)}: {spec.table} {spec.label} seed {spec.seed}"
+        yield spec, run(spec, _Progress(bar, name, spec))
+
+
+def _side_by_side(specs, bar, workers):
+    threads = max(1, memory.cores() // workers)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool:
+        waiting = {pool.submit(run, spec): spec for spec in specs}
+        try:
+            for done, future in enumerate(as_completed(waiting)):
+                running = [s.label for f, s in waiting.items() if f.running()][:workers]
+                bar.set_description_str(
+                    f"{done + 1} of {len(specs)} runs done; now {', '.join(running) or 'none'}"
+                )
+                bar.update(waiting[future].cost())
+                yield waiting[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start_worker(threads):
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 def run(spec, progress=lambda what, examples=0: None):
@@ -49,24 +98,33 @@ def run(spec, progress=lambda what, examples=0: None):
 
     Perplexity; then for each task: a fresh head, training, and the accuracy of this and every
     earlier task; perplexity again. Adapters carry over from task to task; each task keeps its head.
-    A loss that is not finite ends the run with status `diverged`; what was measured stays.
+    A loss that is not finite ends the run with status `diverged`, too little memory with
+    `out of memory`; what was measured stays.
     Source: §6.4.
     """
     start = time.perf_counter()
     device = models.default_device()
+    memory.check(spec, device)
+    torch.backends.cuda.matmul.allow_tf32 = spec.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = spec.precision == "tf32"
     progress("loading the model")
     loaded = models.load(spec.model.name, spec.precision, device)
     record = records.RunRecord(spec.to_dict(), model_sha256=loaded.sha256)
     record.provenance = records.provenance(device)
+    record.sources = {"model": loaded.origin, "data": data.origins(spec.source)}
     with torch.random.fork_rng():
         torch.manual_seed(spec.seed)
         try:
             _sequence(spec, loaded, record, progress)
         except training.DivergedError as error:
             record.status, record.message = "diverged", str(error)
+        except torch.OutOfMemoryError as error:
+            record.status, record.message = "out of memory", str(error).split("\n")[0]
         finally:
             loaded.model.eval()
             remove_adapters(loaded.model)
+            if device == "cuda":
+                torch.cuda.empty_cache()
     record.seconds = time.perf_counter() - start
     return record
 
@@ -80,20 +138,17 @@ def _sequence(spec, loaded, record, progress):
         record.trainable["adapter"] = count_trainable(model)
     heads, scored = {}, {}
     for task in spec.tasks:
-        examples = {
-            part: data.load_task(task.name, source, rows)
-            for part, source, rows in (
-                ("train", "train", task.train_rows),
-                ("eval", "tune" if spec.tune else "eval", task.eval_rows),
-            )
-        }
+        examples = _examples(spec, task)
         record.data[task.name] = {part: data.digest(rows) for part, rows in examples.items()}
         encoded = {
             part: training.encode(rows, loaded.tokenizer, spec.max_length, spec.protocol.separator)
             for part, rows in examples.items()
         }
         head = new_head(model, task.classes, spec.seed)
-        heads[task.name], scored[task.name] = head, encoded["eval"]
+        for part in encoded:
+            if part != "train":
+                name = task.name if part == "eval" else f"{task.name}, {part}"
+                heads[name], scored[name] = head, encoded[part]
         record.trainable[f"head {task.name}"] = sum(p.numel() for p in head.parameters())
         progress(f"training {task.name}")
         trained = training.train_task(
@@ -106,12 +161,22 @@ def _sequence(spec, loaded, record, progress):
             on_step=lambda rows, name=task.name: progress(f"training {name}", 4 * rows),
         )
         record.stages.append(_stage(task.name, trained, model))
-        _score(record.stages[-1], model, heads, scored, pad_id, progress)
+        _score(record.stages[-1], spec, model, heads, scored, pad_id, progress)
     progress("perplexity")
     if spec.method == "head-only":  # the language model is the base model still
         record.perplexity["final"] = dict(record.perplexity["initial"])
     else:
         record.perplexity["final"] = _perplexity(spec, loaded)
+
+
+def _examples(spec, task):
+    """part -> Dataset; under `balanced` also rows of all three classes, kept out of training."""
+    wanted = {"train": ("train", task.train_rows)}
+    wanted["eval"] = ("tune" if spec.tune else "eval", task.eval_rows)
+    if task.name == "sentiment140" and spec.protocol.sentiment_eval == "balanced":
+        wanted["three classes"] = ("held-out", None)
+    chosen = {"protocol": spec.protocol, "source": spec.source}
+    return {name: data.load_task(task.name, *part, **chosen) for name, part in wanted.items()}
 
 
 def adapter_config(spec):
@@ -155,19 +220,27 @@ def _stage(name, trained, model):
     }
 
 
-def _score(stage, model, heads, scored, pad_id, progress):
+def _score(stage, spec, model, heads, scored, pad_id, progress):
     start = time.perf_counter()
+    padded = spec.protocol.readout == "last-position" and spec.model.padding_side == "right"
     for name, head in heads.items():
         progress(f"scoring {name}")
         encoded = scored[name]
-        stage["scores"][name] = scoring.score_task(model.base_model, head, encoded, pad_id)
+        # the author's code pads in this one evaluation
+        last_position = padded and name == "sentiment140"
+        stage["scores"][name] = scoring.score_task(
+            model.base_model, head, encoded, pad_id, last_position
+        )
         progress(f"scoring {name}", len(encoded.ids))
     stage["scoring_seconds"] = time.perf_counter() - start
 
 
 def _perplexity(spec, loaded):
-    text = data.load_text("tune" if spec.tune else "eval")
+    text = data.load_text("tune" if spec.tune else "eval", spec.source)
     ids = loaded.tokenizer(text, return_tensors="pt", verbose=False)["input_ids"][0]
+    if spec.protocol.perplexity == "whole-text":
+        context = loaded.model.config.max_position_embeddings
+        return scoring.perplexity(loaded.model, ids, context, stride=context // 2)
     if len(ids) < spec.text_tokens:
         raise ValueError(
             f"text_tokens: got {spec.text_tokens}, expected at most {len(ids)}, all there are"
@@ -177,7 +250,7 @@ def _perplexity(spec, loaded):
 
 def _base_perplexity(spec, loaded):
     """Perplexity before anything is trained: the same for all runs on a model, so computed once."""
-    key = (spec.text_tokens, spec.text_window, spec.tune)
+    key = (spec.source, spec.protocol.perplexity, spec.text_tokens, spec.text_window, spec.tune)
     if key not in loaded.memo:
         loaded.memo[key] = _perplexity(spec, loaded)
     return dict(loaded.memo[key])
@@ -190,7 +263,7 @@ class _Progress:
     """Names what runs now on a bar, and moves it on by examples weighted as `RunSpec.cost` does."""
 
     def __init__(self, bar, name, spec):
-        self.bar, self.name, self.weight = bar, name, spec.weight
+        self.bar, self.name, self.weight = bar, name, spec.model.weight
         self.trained = spec.method != "head-only"
 
     def __call__(self, what, examples=0):

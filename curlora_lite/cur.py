@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .checks import known
+
 WEIGHTINGS = ("inverted", "smoothed", "uniform", "importance")
 SMOOTHING = 0.001  # the constant in the author's code
 
@@ -26,10 +28,7 @@ class Selection:
     replacement: bool = False
 
     def __post_init__(self):
-        if self.weighting not in WEIGHTINGS:
-            raise ValueError(
-                f"weighting: got {self.weighting!r}, expected one of {', '.join(WEIGHTINGS)}"
-            )
+        known("weighting", self.weighting, WEIGHTINGS)
 
 
 # The two that the paper stands for: its text, and the code its tables came from.

@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 
 from . import fetch, metrics, paper
 from .profiles import method_label
+from .records import by_cell
 
 # Okabe and Ito's colours; the marker tells methods apart without them.
 STYLES = {
@@ -29,11 +30,10 @@ def save(figure, stem):
 
 
 def _cells(records):
-    cells = {}
-    for record in records:
-        if record.status == "finished":
-            key = (record.spec["method"], record.spec["rank"])
-            cells.setdefault(key, []).append(record)
+    """The finished records by method and rank; ValueError if there is none to draw."""
+    cells = by_cell([record for record in records if record.status == "finished"])
+    if not cells:
+        raise ValueError(f"records: none of {len(records)} is finished, expected one at least")
     return cells
 
 
@@ -96,7 +96,8 @@ def accuracy(records):
         ax.axhline(score["majority"], color="black", linewidth=0.9, linestyle=(0, (1, 2)))
         ax.annotate("majority class", (0.02, score["majority"]), xycoords=("axes fraction", "data"),
                     fontsize=7, va="bottom")  # fmt: skip
-        ax.set_title(f"{label} stand-in (n = {score['n']})", fontsize=10)
+        name = label if records[0].spec["source"] == "paper" else f"{label} stand-in"
+        ax.set_title(f"{name} (n = {score['n']})", fontsize=10)
         ax.set_ylim(0, 1)
         _stage_axis(ax, j)
     axes[0].set_ylabel("accuracy")

@@ -10,6 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from . import cur
+from .checks import known
 
 LORA_INITS = ("authors", "usual")
 
@@ -117,8 +118,7 @@ class LoRALinear(AdapterLayer):
 
     def __init__(self, base, rank, alpha=1.0, init="usual", *, generator):
         super().__init__(base, alpha)
-        if init not in LORA_INITS:
-            raise ValueError(f"init: got {init!r}, expected one of {', '.join(LORA_INITS)}")
+        known("init", init, LORA_INITS)
         W = base.weight
         cur.check_rank(rank, W.shape)
         n_out, n_in = self.out_in

@@ -4,16 +4,17 @@ import functools
 import json
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from . import fetch, small_gpt2
-from .protocol import known
+from . import fetch, hub, small_gpt2
+from .checks import known
 
-NAMES = ("smollm2-135m", "small-gpt2")
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+EMBEDDED = ("smollm2-135m", "small-gpt2")
+NAMES = (*EMBEDDED, *hub.MODELS)
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 
 # The paper's models as their published configurations have them: type and shapes.
 REAL_CONFIGS = {
@@ -36,13 +37,17 @@ REAL_CONFIGS = {
 
 @dataclass
 class Loaded:
-    """A frozen base model with its tokenizer. `memo` keeps what is the same for every run on it."""
+    """A frozen base model with its tokenizer.
+
+    origin: where it came from, for a record. memo: what is the same for every run on it.
+    """
 
     name: str
     model: torch.nn.Module
     tokenizer: object
     sha256: str
     memo: dict
+    origin: dict = field(default_factory=lambda: {"source": "embedded"})
 
 
 @functools.lru_cache(maxsize=1)
@@ -62,11 +67,18 @@ def load(name, precision="fp32", device="cpu"):
     )
     model.requires_grad_(False).eval().to(device)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return Loaded(name, model, tokenizer, fetch.sha256_of(folder / "model.safetensors"), {})
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # as the author does
+    loaded = Loaded(name, model, tokenizer, hub.weights_sha256(folder), {})
+    if name in hub.MODELS:
+        loaded.origin = hub.origin(hub.MODELS[name])
+    return loaded
 
 
 def prepare(name):
-    """Folder of the model in the cache as safetensors, fetched or trained if it is not there."""
+    """Folder of the model as safetensors, fetched or trained into the cache if it is not there."""
+    if name in hub.MODELS:
+        return hub.folder(hub.MODELS[name])
     if name == "small-gpt2":
         # rebuilt whenever the code that makes it changes
         folder = fetch.cache_dir() / "models" / f"{name}-{fetch.sha256_of(small_gpt2.__file__)[:8]}"

@@ -20,6 +20,8 @@ ROWS = (
     ("perplexity_final", "Perplexity after", None, 3),
 )
 
+SENTIMENT_TEST_ROWS = 498  # what the author's code trains on
+
 MODELS = {"table1": "Mistral-7B-v0.3", "table2": "GPT-2 Large"}
 
 # PUBLISHED[table][(method, rank)] lists the values of ROWS, in that order.

@@ -10,11 +10,12 @@ import json
 from dataclasses import dataclass
 
 from . import paper
-from .protocol import Protocol, known, whole
+from .checks import known, whole
+from .protocol import Protocol
 
 METHODS = ("head-only", "lora", "curlora")
 TABLES = ("table1", "table2")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "tf32", "bf16")  # tf32: fp32 weights, products in TF32 (GPU)
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,15 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model, the projections that take adapters, and the side its tokenizer pads on."""
+    """A model, the projections that take adapters, and the side its tokenizer pads on.
+
+    weight: how long one example takes, relative to the small GPT-2; for estimates alone.
+    """
 
     name: str
     target_modules: tuple
     padding_side: str
+    weight: int
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,9 @@ class RunSpec:
     """One run: everything that influences its numbers.
 
     text_tokens, text_window: perplexity is over the first `text_tokens` tokens, read in windows
-    of `text_window`. tune: score on the part kept for tuning, not on the evaluation part.
+    of `text_window` (unless the protocol reads the whole text). source: of data, see `data`.
+    checkpointing: layers' activations are computed again in the backward pass: less memory, the
+    same numbers. tune: score on the part kept for tuning, not on the evaluation part.
     """
 
     profile: str
@@ -66,6 +73,8 @@ class RunSpec:
     text_tokens: int
     text_window: int
     precision: str
+    source: str = "embedded"
+    checkpointing: bool = False
     tune: bool = False
 
     def __post_init__(self):
@@ -108,12 +117,7 @@ class RunSpec:
         )
         last = len(self.tasks)
         scored = sum(t.eval_rows * (last - i) for i, t in enumerate(self.tasks))
-        return (4 * trained + scored) * self.weight
-
-    @property
-    def weight(self):
-        """How long one example takes, relative to the small GPT-2."""
-        return 30 if self.table == "table1" else 1
+        return (4 * trained + scored) * self.model.weight
 
 
 def method_label(method, rank):
@@ -124,7 +128,7 @@ def method_label(method, rank):
 
 @dataclass(frozen=True)
 class TablePlan:
-    """One table of a profile: its model, tasks and training."""
+    """One table of a profile: its model, tasks and training. precision: None for the fast one."""
 
     model: ModelSpec
     tasks: tuple
@@ -133,22 +137,28 @@ class TablePlan:
     max_length: int
     text_tokens: int
     text_window: int
+    precision: str | None = None
     seeds: tuple = (0,)
-    fixed_precision: str | None = None
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A named set of sizes for both tables."""
+    """A named set of sizes for one table or both. needs: what it is for, in words."""
 
     name: str
     tables: dict
+    needs: str
+    protocol: Protocol
+    source: str = "paper"
     ranks: tuple = paper.RANKS
     methods: tuple = METHODS
 
 
-SMOLLM2 = ModelSpec("smollm2-135m", ("q_proj", "k_proj", "v_proj"), padding_side="left")
-SMALL_GPT2 = ModelSpec("small-gpt2", ("c_attn",), padding_side="right")
+_LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj")
+SMOLLM2 = ModelSpec("smollm2-135m", _LLAMA_TARGETS, padding_side="left", weight=30)
+SMALL_GPT2 = ModelSpec("small-gpt2", ("c_attn",), padding_side="right", weight=1)
+GPT2_LARGE = ModelSpec("gpt2-large", ("c_attn",), padding_side="right", weight=180)
+MISTRAL = ModelSpec("mistral-7b", _LLAMA_TARGETS, padding_side="left", weight=1600)
 
 
 def _tasks(train, scored, epochs, peaks):
@@ -166,7 +176,7 @@ PEAKS = {"table1": (375 / 500, 375 / 500, 189 / 500), "table2": (345 / 500, 471 
 
 # Sizes and rates were chosen on the tune part, for time (15 minutes on two cores) and so that the
 # head alone and LoRA learn something; where they do not, the README says so.
-def _embedded(name, train1, train2, scored, text_tokens, rates, **kwargs):
+def _embedded(name, train1, train2, scored, text_tokens, rates, needs, **kwargs):
     table1 = TablePlan(
         model=SMOLLM2,
         tasks=_tasks(train1, scored, (3, 3, 3), PEAKS["table1"]),
@@ -180,13 +190,31 @@ def _embedded(name, train1, train2, scored, text_tokens, rates, **kwargs):
         model=SMALL_GPT2,
         tasks=_tasks(train2, scored, (3, 3, 5), PEAKS["table2"]),
         learning_rate=rates[1],
-        batch=32,
+        batch=8,
         max_length=64,
         text_tokens=4 * text_tokens,
         text_window=256,
-        fixed_precision="fp32",
+        precision="fp32",
     )
-    return Profile(name, {"table1": table1, "table2": table2}, **kwargs)
+    # the tweets keep their three classes, and are not sorted by them
+    protocol = Protocol.parse("published,labels=three,sentiment_eval=held-out")
+    tables = {"table1": table1, "table2": table2}
+    return Profile(name, tables, needs, protocol, source="embedded", **kwargs)
+
+
+# The paper's own sizes (section 6.2-6.3 and the author's code).
+def _table1(model, text, precision):
+    tasks = _tasks((1000, 1000, 498), (408, 872, 1024), (3, 3, 3), PEAKS["table1"])
+    return TablePlan(model, tasks, 2.5e-4, 8, 512, text, text, precision)
+
+
+def _table2(model, precision):
+    tasks = _tasks((3668, 5000, 498), (408, 872, 1024), (3, 3, 5), PEAKS["table2"])
+    return TablePlan(model, tasks, 2.5e-4, 32, 256, 256, 256, precision)
+
+
+def _paper(name, needs, **tables):
+    return Profile(name, tables, needs, Protocol.published())
 
 
 PROFILES = {
@@ -195,10 +223,11 @@ PROFILES = {
         _embedded(
             "embedded",
             train1=(80, 180, 300),
-            train2=(160, 300, 120),
+            train2=(300, 1200, 300),
             scored=(274, 400, 400),
             text_tokens=2048,
-            rates=(1.5e-3, 2e-3),
+            rates=(1.5e-3, 1e-3),
+            needs="any machine",
         ),
         _embedded(
             "embedded-quick",
@@ -206,22 +235,50 @@ PROFILES = {
             train2=(96, 240, 96),
             scored=(150, 200, 200),
             text_tokens=1024,
-            rates=(3e-3, 5e-3),
+            rates=(3e-3, 3e-3),
+            needs="any machine, four minutes",
             ranks=(8,),
+        ),
+        # 8,192 tokens are the model's context, where the paper reads 10,000 at once
+        _paper("smollm2", "a patient CPU, any GPU", table1=_table1(SMOLLM2, 8192, None)),
+        _paper("gpt2-large", "one GPU of 16 GB", table2=_table2(GPT2_LARGE, "fp32")),
+        _paper(
+            "mistral-7b",
+            "one GPU: 40 GB fp32 as published, 24 GB bf16",
+            table1=_table1(MISTRAL, 10_000, "fp32"),
         ),
     )
 }
 
 
-def grid(profile, table, *, ranks=None, seeds=None, methods=None, precision="fp32", protocol=None):
+def profile_named(name):
+    """The Profile called `name`; ValueError, naming those there are, for another."""
+    known("profile", name, PROFILES)
+    return PROFILES[name]
+
+
+def grid(
+    profile,
+    table,
+    *,
+    ranks=None,
+    seeds=None,
+    methods=None,
+    protocol=None,
+    precision=None,
+    fast="fp32",
+    checkpointing=False,
+):
     """The RunSpecs of one table, head only first, then by rank.
 
-    ranks, seeds, methods: None for the profile's own. ValueError, naming what is known, for an
-    unknown profile, table or method, a rank below 1, a negative seed, or an empty list.
+    ranks, seeds, methods, precision: None for the profile's own. protocol: a Protocol, its text
+    (see `Protocol.parse`), or None for the profile's. fast: the precision of a profile that takes
+    the fast one. ValueError, naming what is known, for an unknown profile, table, method, precision
+    or protocol, a rank below 1, a negative seed, or an empty list.
     """
-    known("profile", profile, PROFILES)
-    known("table", table, TABLES)
-    chosen, plan = PROFILES[profile], PROFILES[profile].tables[table]
+    chosen = profile_named(profile)
+    known("table", table, chosen.tables)
+    plan = chosen.tables[table]
     ranks = _list("ranks", ranks, chosen.ranks)
     seeds = _list("seeds", seeds, plan.seeds)
     methods = _list("methods", methods, chosen.methods)
@@ -229,6 +286,9 @@ def grid(profile, table, *, ranks=None, seeds=None, methods=None, precision="fp3
         known("methods", method, METHODS)
     for rank in ranks:
         whole("ranks", rank, 1)
+    if isinstance(protocol, str):
+        protocol = Protocol.parse(protocol)
+    protocol = protocol or chosen.protocol
     cells = [(method, None) for method in methods if method == "head-only"]
     cells += [(method, rank) for rank in ranks for method in methods if method != "head-only"]
     return [
@@ -236,22 +296,34 @@ def grid(profile, table, *, ranks=None, seeds=None, methods=None, precision="fp3
             profile=profile,
             table=table,
             model=plan.model,
-            tasks=plan.tasks,
+            tasks=_rows_there_are(plan.tasks, chosen.source, protocol),
             method=method,
             rank=rank,
             alpha=1.0,
             seed=seed,
-            protocol=protocol or Protocol.published(),
+            protocol=protocol,
             learning_rate=plan.learning_rate,
             batch=plan.batch,
             max_length=plan.max_length,
             text_tokens=plan.text_tokens,
             text_window=plan.text_window,
-            precision=plan.fixed_precision or precision,
+            precision=precision or plan.precision or fast,
+            source=chosen.source,
+            checkpointing=checkpointing,
         )
         for seed in seeds
         for method, rank in cells
     ]
+
+
+def _rows_there_are(tasks, source, protocol):
+    """Tasks with Sentiment140 cut to the rows left where the protocol keeps a fifth aside."""
+    if source != "paper" or protocol.sentiment_eval == "first":
+        return tasks
+    kept = {"train_rows": paper.SENTIMENT_TEST_ROWS - paper.SENTIMENT_TEST_ROWS // 5}
+    if protocol.sentiment_eval == "held-out":
+        kept["eval_rows"] = paper.SENTIMENT_TEST_ROWS // 5
+    return tuple(dataclasses.replace(t, **kept) if t.name == "sentiment140" else t for t in tasks)
 
 
 def _list(name, value, default):

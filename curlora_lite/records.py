@@ -18,6 +18,7 @@ import torch
 from . import fetch
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ("finished", "diverged")  # `out of memory` is tried again
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "tokenizers", "numpy")
 
 
@@ -25,12 +26,14 @@ PACKAGES = ("torch", "transformers", "datasets", "evaluate", "tokenizers", "nump
 class RunRecord:
     """One run.
 
-    spec: the RunSpec as plain data. status: `finished` or `diverged` (a result too).
+    spec: the RunSpec as plain data. status: `finished`, `diverged` (a result too) or
+    `out of memory` (none: the next call tries again).
     stages: one dict per task trained, in order: `task`, `training` (losses per step, steps, tokens,
     seconds, last learning rate), `scores` (task -> accuracy, n, majority, predicted), `norms`
     (projection -> ||update||_F / ||W||_F), seconds and peak memory in MiB.
     perplexity: `initial` and `final`, each with its scored tokens.
     trainable: parameters of the adapter and of each head. data: sha256 of every part used.
+    sources: where `model` and `data` came from: hub, mirror or embedded, with revision.
     """
 
     spec: dict
@@ -40,13 +43,14 @@ class RunRecord:
     perplexity: dict = field(default_factory=dict)
     trainable: dict = field(default_factory=dict)
     data: dict = field(default_factory=dict)
+    sources: dict = field(default_factory=dict)
     model_sha256: str = ""
     seconds: float = 0.0
     provenance: dict = field(default_factory=dict)
 
     def score(self, task, stage):
         """The score dict of `task` after training stage `stage` (from 1); None if not reached."""
-        if stage > len(self.stages):
+        if not 1 <= stage <= len(self.stages):
             return None
         return self.stages[stage - 1]["scores"].get(task)
 
@@ -58,6 +62,14 @@ class RunRecord:
     def final_perplexity(self):
         """Perplexity after the last task; NaN where a diverged run did not get there."""
         return self.perplexity["final"]["perplexity"] if "final" in self.perplexity else math.nan
+
+
+def by_cell(records):
+    """(method, rank) -> its records, in the order of the grid."""
+    cells = {}
+    for record in records:
+        cells.setdefault((record.spec["method"], record.spec["rank"]), []).append(record)
+    return cells
 
 
 def runs_folder(profile, results=None):
@@ -87,7 +99,7 @@ def load(path):
 
 
 def find(spec, results=None, own=False):
-    """The finished record of a spec equal to this one, or None.
+    """The finished (or diverged) record of a spec equal to this one, or None.
 
     own: only one that was computed in this working copy (records that came with a clone are
     somebody else's). A damaged file counts as absent.
@@ -97,7 +109,7 @@ def find(spec, results=None, own=False):
         record = load(path)
     except (FileNotFoundError, ValueError):
         return None
-    if record.spec != spec.to_dict():
+    if record.spec != spec.to_dict() or record.status not in RESULTS:
         return None
     if own and record.provenance.get("workspace") != workspace():
         return None

@@ -1,5 +1,6 @@
 """Accuracy of a task and perplexity of a text."""
 
+import contextlib
 import math
 
 import datasets
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 from .training import features, pad
 
 SCORING_BATCH = 64
+PUBLISHED_BATCH = 128  # of Sentiment140's evaluation in the author's code
+LONG_WINDOW = 2048  # tokens
 LOGIT_CHUNK = 256  # tokens whose vocabulary logits are held at once
 
 
@@ -40,49 +43,61 @@ class Accuracy(evaluate.Metric):
         }
 
 
-def predict(backbone, head, rows, pad_id):
-    """Predicted classes of rows of token ids, in their order; read by length in large batches."""
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+def predict(backbone, head, rows, pad_id, last_position=False):
+    """Predicted classes of rows of token ids, in their order; read by length in large batches.
+
+    last_position: in batches of 128 in their own order, class logits read at position -1 of rows
+    padded on the right, which is how the author's code scores Sentiment140 with GPT-2.
+    """
+    size = PUBLISHED_BATCH if last_position else SCORING_BATCH
+    order = list(range(len(rows)))
+    if not last_position:
+        order.sort(key=lambda i: len(rows[i]))
     predictions = [0] * len(rows)
     with torch.inference_mode():
-        for start in range(0, len(order), SCORING_BATCH):
-            chosen = order[start : start + SCORING_BATCH]
+        for start in range(0, len(order), size):
+            chosen = order[start : start + size]
             ids, lengths = pad([rows[i] for i in chosen], pad_id, head.weight.device)
-            classes = head(features(backbone, ids, lengths)).argmax(-1).tolist()
+            classes = head(features(backbone, ids, lengths, last_position)).argmax(-1).tolist()
             for i, predicted in zip(chosen, classes, strict=True):
                 predictions[i] = predicted
     return predictions
 
 
-def score_task(backbone, head, encoded, pad_id):
-    """`Accuracy` of `head` on a task's encoded rows, as a dict."""
-    predictions = predict(backbone, head, encoded.ids, pad_id)
+def score_task(backbone, head, encoded, pad_id, last_position=False):
+    """`Accuracy` of `head` on a task's encoded rows, as a dict (see `predict`)."""
+    predictions = predict(backbone, head, encoded.ids, pad_id, last_position)
     return Accuracy(keep_in_memory=True).compute(
         predictions=predictions, references=encoded.labels.tolist(), classes=head.out_features
     )
 
 
-def perplexity(model, ids, window):
+def perplexity(model, ids, window, stride=None):
     """exp of the mean negative log-likelihood, in nats, of token ids (tokens,) under `model`.
 
-    Read in consecutive windows of `window` tokens, each from a fresh context; the first token of a
-    window has no prediction and is not scored. Returns `perplexity`, `tokens` (scored), `window`.
-    Source: §6.2. Departure: the paper reads one window; more windows make small models' figure
-    steadier.
+    stride None: read in consecutive windows of `window` tokens, each from a fresh context; the
+    first token of a window has no prediction and is not scored. Otherwise windows begin `stride`
+    tokens apart, and each scores the tokens that no earlier one has, all but the text's first.
+    Returns `perplexity`, `tokens` (scored), `window`.
+    Source: section 6.2. Departure: the paper reads one window; more windows make small models'
+    figure steadier.
     """
     model.eval()
     device = next(model.parameters()).device
-    nats, tokens = 0.0, 0
-    with torch.inference_mode():
-        for part in ids.to(device).split(window):
-            if len(part) < 2:
+    nats, tokens, done = 0.0, 0, 1
+    with torch.inference_mode(), _frugal_attention(model, window):
+        for start in range(0, len(ids) - 1, stride or window):
+            end = min(start + window, len(ids))
+            first = start + 1 if stride is None else max(done, start + 1)
+            if end <= first:
                 continue
+            part = ids[start:end].to(device)
             hidden = model.base_model(input_ids=part[None], use_cache=False).last_hidden_state[0]
-            pairs = zip(hidden[:-1].split(LOGIT_CHUNK), part[1:].split(LOGIT_CHUNK), strict=True)
-            for states, targets in pairs:
-                logits = model.lm_head(states).float()  # (T, vocabulary)
-                nats += F.cross_entropy(logits, targets, reduction="sum").item()
-            tokens += len(part) - 1
+            states, targets = hidden[first - start - 1 : -1], part[first - start :]
+            for h, t in zip(states.split(LOGIT_CHUNK), targets.split(LOGIT_CHUNK), strict=True):
+                logits = model.lm_head(h).float()  # (T, vocabulary)
+                nats += F.cross_entropy(logits, t, reduction="sum").item()
+            tokens, done = tokens + end - first, end
     mean = nats / tokens
     # a collapsed model's mean can be too large for exp
     return {
@@ -90,3 +105,17 @@ def perplexity(model, ids, window):
         "tokens": tokens,
         "window": window,
     }
+
+
+@contextlib.contextmanager
+def _frugal_attention(model, window):
+    """Attention that never holds a window's square of scores, where the window is long."""
+    usual = model.config._attn_implementation
+    if window <= LONG_WINDOW or usual == "sdpa":
+        yield
+        return
+    model.set_attn_implementation("sdpa")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(usual)

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm.auto import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from . import data
+from . import corpus
 
 SEED = 0
 VOCABULARY = 4096
@@ -32,7 +32,7 @@ def build(folder, bf16):
     Under two minutes on two cores that are fast in bf16. The same bits for the same versions,
     machine and core count.
     """
-    texts = data.training_corpus()
+    texts = corpus.training_corpus()
     tokenizer = train_tokenizer(texts)
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
@@ -118,7 +118,7 @@ def held_out(model, tokenizer, stream):
     GPT-2 reads consecutive windows of its full context; both score the tokens after each window's
     first.
     """
-    ids = torch.tensor(tokenizer(data.load_text("eval"))["input_ids"])
+    ids = torch.tensor(tokenizer(corpus.text("eval"))["input_ids"])
     width = model.config.n_positions
     windows = ids[: len(ids) // width * width].view(-1, width)  # (B, T)
     counts = collections.Counter(stream.tolist())

@@ -10,8 +10,16 @@ from . import fetch, metrics, paper
 from .adapters import CURLoRAConfig, LoRAConfig, add_adapters, count_trainable
 from .models import meta_model
 from .profiles import method_label
+from .protocol import Protocol
+from .records import by_cell
 
-MODEL_LABELS = {"smollm2-135m": "SmolLM2-135M", "small-gpt2": "small GPT-2"}
+MODEL_LABELS = {
+    "smollm2-135m": "SmolLM2-135M",
+    "small-gpt2": "small GPT-2",
+    "gpt2-large": "GPT-2 Large",
+    "mistral-7b": "Mistral-7B-v0.3",
+}
+THREE_CLASSES = "sentiment140, three classes"  # the extra score of `sentiment_eval=balanced`
 
 
 @dataclass(frozen=True)
@@ -83,8 +91,8 @@ def results_table(records):
     protocols or precisions are mixed.
     """
     specs = [record.spec for record in records]
-    shared = _shared(specs)
-    cells = _cells(records)
+    shared = shared_spec(specs)
+    cells = by_cell(records)
     table, ours = shared["table"], MODEL_LABELS[shared["model"]["name"]]
     rows = []
     for place, (_, label, task, stage) in enumerate(paper.ROWS):
@@ -96,15 +104,16 @@ def results_table(records):
         rest = ["" if p is None else _number(p[place]) for p in published]
         rows.append((f"↳ published, {paper.MODELS[table]}", "", share, *rest))
     number = table[-1]
-    caption = (
-        f"Table {number}, {shared['profile']} profile: {ours} in place of {paper.MODELS[table]}, "
-        "other data in place of the paper's"
-    )
+    if any(score_of(runs[0], THREE_CLASSES) for runs in cells.values()):
+        values = [_cell(cells[cell], THREE_CLASSES, 3) for cell in cells]
+        n, majority = _n_and_majority(records, THREE_CLASSES, 3)
+        rows.append(("Sentiment140, three classes, held-out rows", n, majority, *values))
+    caption = f"Table {number}, {shared['profile']} profile: {_stands_for(shared)}"
     columns = ("", "n", "Majority", *(method_label(*cell) for cell in cells))
     return Table(caption, columns, tuple(rows), _notes(records, shared, table, ours))
 
 
-def _shared(specs):
+def shared_spec(specs):
     """What all specs agree on; ValueError where they differ in more than method, rank and seed."""
     if not specs:
         raise ValueError("records: got none, expected those of at least one run")
@@ -120,12 +129,17 @@ def _shared(specs):
     return shared
 
 
-def _cells(records):
-    """(method, rank) -> its records, in the order of the grid."""
-    cells = {}
-    for record in records:
-        cells.setdefault((record.spec["method"], record.spec["rank"]), []).append(record)
-    return cells
+def _stands_for(shared):
+    """What was run in place of what, in words."""
+    theirs, ours = paper.MODELS[shared["table"]], MODEL_LABELS[shared["model"]["name"]]
+    model = ours if ours == theirs else f"{ours} in place of {theirs}"
+    data = "the paper's data" if shared["source"] == "paper" else "other data than the paper's"
+    return f"{model}, on {data}"
+
+
+def score_of(record, task):
+    """The last score of `task` in a record, or None."""
+    return record.score(task, len(record.stages))
 
 
 def _cell(records, task, stage):
@@ -138,7 +152,7 @@ def _cell(records, task, stage):
 
 def _mean(values):
     if any(math.isnan(v) for v in values):
-        return f"diverged ({sum(map(math.isnan, values))} of {len(values)})"
+        return f"none ({sum(map(math.isnan, values))} of {len(values)} failed)"
     mean, spread, _ = metrics.mean_and_spread(values)
     return _number(mean) if spread is None else f"{_number(mean)} ± {_number(spread)}"
 
@@ -164,17 +178,22 @@ def _notes(records, shared, table, ours):
     spread = "mean ± sample standard deviation over" if len(seeds) > 1 else "one run each,"
     sizes = {t["name"]: (t["train_rows"], t["epochs"]) for t in shared["tasks"]}
     trained = ", ".join(f"{name} {rows} × {epochs}" for name, (rows, epochs) in sizes.items())
-    published = shared["protocol"]["weighting"] == "smoothed"
+    protocol = Protocol(**shared["protocol"]).name()
+    said = "on the paper's own data" if shared["source"] == "embedded" else "on the same data"
+    other = "" if ours == paper.MODELS[table] else "another model"
+    other += " on other data" if shared["source"] == "embedded" else ""
+    warning = f": {other}, to compare patterns with, not values" if other else ""
+    lost = [f"{r.spec['method']} {r.status}: {r.message}" for r in records if r.message]
     return (
         f"Ours: {ours} ({shared['precision']} frozen weights), {spread} "
         f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}; "
-        f"{'published' if published else 'corrected'} protocol; training rows × epochs: {trained}; "
+        f"protocol {protocol}; training rows × epochs: {trained}; "
         f"nominal learning rate {shared['learning_rate']:g}.",
-        f"The rows marked “published” are {paper.MODELS[table]}'s on the paper's own data "
-        "(arXiv 2408.14572), one run each: another model on other data, to compare patterns with, "
-        "not values. Majority is the accuracy of always answering the most frequent class.",
+        f"The rows marked “published” are {paper.MODELS[table]}'s {said} (arXiv 2408.14572), one "
+        f"run each{warning}. Majority is the accuracy of always answering the most frequent class.",
         _sampling_note(records),
         f"Computed at commit {', '.join(commits)} on {', '.join(where)}.",
+        *lost,
     )
 
 
@@ -244,9 +263,9 @@ def summary_table(records):
 
     Runs that diverged are counted and left out of the means.
     """
-    shared = _shared([record.spec for record in records])
+    shared = shared_spec([record.spec for record in records])
     rows = []
-    for (method, rank), runs in _cells(records).items():
+    for (method, rank), runs in by_cell(records).items():
         done = [run for run in runs if run.status == "finished"]
         R = [metrics.score_matrix(run) for run in done]
         ratios = [run.final_perplexity() / run.perplexity["initial"]["perplexity"] for run in done]
@@ -256,13 +275,14 @@ def summary_table(records):
             [metrics.forgetting(r) for r in R],
             ratios,
         )
-        cells = [_mean(values) if values else "diverged" for values in measures]
+        cells = [_mean(values) if values else "none" for values in measures]
         seconds = metrics.mean_and_spread([run.seconds for run in runs])[0]
         counts = f"{len(done)} of {len(runs)}"
         rows.append((method_label(method, rank), *cells, counts, f"{seconds:.0f}"))
-    first = records[0].stages[-1]["scores"] if records[0].stages else {}
-    majority = [score["majority"] for score in first.values()]
-    if majority:
+    whole = next((r for r in records if r.status == "finished"), None)
+    if whole:
+        tasks = [stage["task"] for stage in whole.stages]
+        majority = [whole.stages[-1]["scores"][task]["majority"] for task in tasks]
         constant = _number(sum(majority) / len(majority))
         rows.append(("Majority class", constant, constant, "0.00", "1.00", "", ""))
     return Table(
@@ -291,6 +311,8 @@ def provenance_table(records):
         "python": {r.provenance["python"] for r in records},
         **{k: {r.provenance["packages"][k] for r in records} for k in first.provenance["packages"]},
         "precision": {f"{r.spec['model']['name']}: {r.spec['precision']}" for r in records},
+        "model": {f"{r.spec['model']['name']}: {_origin(r.sources['model'])}" for r in records},
+        "data": {_origin(o) for r in records for o in r.sources["data"]},
         "model sha256": {f"{r.spec['model']['name']}: {r.model_sha256[:16]}" for r in records},
         "data sha256": {
             f"{r.spec['table']} {task} {part}: {digest[:16]}"
@@ -301,3 +323,11 @@ def provenance_table(records):
     }
     rows = tuple((key, "; ".join(sorted(values))) for key, values in gathered.items())
     return Table("Provenance of the records", ("", "Value"), rows, left=(0, 1))
+
+
+def _origin(origin):
+    """Where something came from, in words."""
+    if origin["source"] == "embedded":
+        return "embedded"
+    revision = origin["revision"] or "not said"
+    return f"{origin['repository']}, {origin['source']}, revision {revision}"

@@ -97,6 +97,9 @@ def train_task(backbone, head, task, encoded, spec, pad_id, on_step=None):
         optimiser, lambda step: rate(step, steps, task.peak, protocol.schedule)
     )
     backbone.train(protocol.dropout)
+    if spec.checkpointing:
+        options = {"use_reentrant": False}
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
     read = _Reader(backbone, spec, pad_id, device, frozen=not adapter)
     losses, tokens, last_rate = [], 0, 0.0
     for rows in batches(len(encoded.ids), spec, task):
@@ -114,6 +117,8 @@ def train_task(backbone, head, task, encoded, spec, pad_id, on_step=None):
         if on_step:
             on_step(len(rows))
     backbone.eval()
+    if spec.checkpointing:
+        backbone.gradient_checkpointing_disable()
     seconds = time.perf_counter() - start
     return {
         "losses": losses,

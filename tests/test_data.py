@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from curlora_lite import data, fetch
+from curlora_lite import corpus, data, fetch
 
 REVIEWS, LINES = 80, 8
 
@@ -46,28 +46,28 @@ def cache(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def corpus(cache):
+def small_corpus(cache):
     (cache / "files").mkdir()
     (cache / "files" / "hutto_ICWSM_2014.tar.gz").write_bytes(corpus_archive())
-    for cached in (data._read, data._sentences, data._pairs):
+    for cached in (corpus._read, corpus._sentences, corpus._pairs):
         cached.cache_clear()
     yield
-    for cached in (data._read, data._sentences, data._pairs):
+    for cached in (corpus._read, corpus._sentences, corpus._pairs):
         cached.cache_clear()
 
 
-def test_parts_are_disjoint_and_whole(corpus):
+def test_parts_are_disjoint_and_whole(small_corpus):
     for task in ("sst2", "sentiment140"):
-        texts = {part: set(data.load_task(task, part)["text"]) for part in data.PARTS}
+        texts = {part: set(data.load_task(task, part)["text"]) for part in corpus.PARTS}
         assert not texts["train"] & texts["eval"]
         assert not texts["tune"] & (texts["eval"] | texts["train"])
         # 300 texts and one of the two that differ in case only; sst2 has no neutral ones
         assert sum(map(len, texts.values())) == (301 if task == "sentiment140" else 201)
 
 
-def test_all_snippets_of_a_review_or_article_stay_on_one_side(corpus):
+def test_all_snippets_of_a_review_or_article_stay_on_one_side(small_corpus):
     reviews = {}
-    for part in data.PARTS:
+    for part in corpus.PARTS:
         rows = data.load_task("mrpc", part)
         for text in [*rows["text"], *rows["pair"]]:
             reviews.setdefault(text.split()[1], set()).add(part)
@@ -77,15 +77,15 @@ def test_all_snippets_of_a_review_or_article_stay_on_one_side(corpus):
     assert all(len(parts) == 1 for parts in reviews.values())
 
 
-def test_pairs_are_what_their_labels_say_with_a_two_thirds_majority(corpus):
-    for part in data.PARTS:
+def test_pairs_are_what_their_labels_say_with_a_two_thirds_majority(small_corpus):
+    for part in corpus.PARTS:
         rows = data.load_task("mrpc", part)
         for text, pair, label in zip(rows["text"], rows["pair"], rows["label"], strict=True):
             assert (text.split()[1] == pair.split()[1]) == bool(label)
         assert sum(rows["label"]) / len(rows) == pytest.approx(2 / 3, abs=0.05)
 
 
-def test_labels_come_from_the_ratings(corpus):
+def test_labels_come_from_the_ratings(small_corpus):
     rows = data.load_task("sentiment140", "train")
     for text, label in zip(rows["text"], rows["label"], strict=True):
         number = text.split()[2] if text.startswith("text") else "2"
@@ -94,8 +94,8 @@ def test_labels_come_from_the_ratings(corpus):
     assert "&amp;" not in rows["text"][0]
 
 
-def test_the_language_model_sees_no_held_out_text(corpus):
-    seen = set(data.training_corpus())
+def test_the_language_model_sees_no_held_out_text(small_corpus):
+    seen = set(corpus.training_corpus())
     for task in data.TASKS:
         for part in ("eval", "tune"):
             rows = data.load_task(task, part)
@@ -103,7 +103,7 @@ def test_the_language_model_sees_no_held_out_text(corpus):
     assert not seen & set(data.load_text("eval").split("\n\n"))
 
 
-def test_order_and_digest_repeat(corpus):
+def test_order_and_digest_repeat(small_corpus):
     first, again = (data.load_task("sst2", "eval", 20) for _ in range(2))
     assert data.digest(first) == data.digest(again)
     assert data.digest(first) != data.digest(data.load_task("sst2", "eval", 19))
@@ -118,7 +118,7 @@ def test_order_and_digest_repeat(corpus):
         (("sst2", "train", -1), "rows: got -1"),
     ],
 )
-def test_bad_arguments(corpus, arguments, message):
+def test_bad_arguments(small_corpus, arguments, message):
     with pytest.raises(ValueError, match=message):
         data.load_task(*arguments)
 

@@ -7,19 +7,19 @@ from collections import Counter
 import pytest
 import torch
 
-from curlora_lite import cli, continual, data, models, profiles, scoring
+from curlora_lite import cli, continual, corpus, data, models, profiles, scoring
 from curlora_lite.training import encode, features, pad
 
 pytestmark = pytest.mark.slow
 
 
 def test_the_corpus_is_the_one_described():
-    counts = {task: Counter(row[1] <= -0.5 for row in data._read(task)) for task in data.FILES}
+    counts = {task: Counter(row[1] <= -0.5 for row in corpus._read(task)) for task in corpus.FILES}
     assert counts["sst2"][True] == 5076
     assert counts["sentiment140"] == {True: 1087, False: 768 + 2345}
     assert sum(counts["mrpc"].values()) == 3708
-    assert len({row[0].split("_")[0] for row in data._read("mrpc")}) == 300
-    assert len({row[0].split("_")[0] for row in data._read("text")}) == 498
+    assert len({row[0].split("_")[0] for row in corpus._read("mrpc")}) == 300
+    assert len({row[0].split("_")[0] for row in corpus._read("text")}) == 498
 
 
 def test_smollm2_is_the_one_described():

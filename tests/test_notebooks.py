@@ -22,7 +22,8 @@ def parameters_cell(path):
 
 
 def test_all_are_there():
-    assert [path.stem for path in BOOKS] == sorted(cli.NOTEBOOKS)
+    assert [path.stem for path in BOOKS] == sorted(cli.notebooks("embedded"))
+    assert cli.notebooks("gpt2-large") == ["table2_gpt2", "report"]
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
