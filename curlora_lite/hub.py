@@ -182,15 +182,15 @@ def _download(repository, path):
         ) from error
     except (errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
         if isinstance(error, errors.LocalEntryNotFoundError):
-            raise FetchError(_unreachable(repository, path)) from error
+            # what snapshot_download says of any other trouble; the trouble itself is its cause
+            status = getattr(getattr(error.__cause__, "response", None), "status_code", None)
+            said = _refused(repository, status) if status else _unreachable(repository, path)
+            raise FetchError(said) from error
         raise FetchError(
             f"{repository.name}: the hub has no revision {repository.revision}"
         ) from error
     except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", "an error")
-        raise FetchError(
-            f"{repository.name}: the hub answered {status}. Try again later, or use MIRROR=DIR"
-        ) from error
+        raise FetchError(_refused(repository, error.response.status_code)) from error
     except (OSError, errors.OfflineModeIsEnabled) as error:
         raise FetchError(_unreachable(repository, path)) from error
 
@@ -202,6 +202,10 @@ def _gated(repository):
         f"https://huggingface.co/{repository.name}, then log in with `hf auth login` or set "
         "HF_TOKEN"
     )
+
+
+def _refused(repository, status):
+    return f"{repository.name}: the hub answered {status}. Try again later, or use MIRROR=DIR"
 
 
 def _unreachable(repository, path):

@@ -75,7 +75,7 @@ def rate(step, steps, peak, schedule):
     warmup = max(1, round(0.1 * steps))
     if step < warmup:
         return step / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def train_task(backbone, head, task, encoded, spec, pad_id, on_step=None):

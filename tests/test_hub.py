@@ -1,0 +1,198 @@
+"""The paper's own data from a mirror on disk, and the hub's refusals from a server on loopback."""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from curlora_lite import data, fetch, hub
+from curlora_lite.protocol import Protocol
+
+PUBLISHED, CORRECTED = Protocol.published(), Protocol.corrected()
+
+
+def write(path, **columns):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A mirror in the hub's layout; Sentiment140's train split sorted by label, as it really is."""
+    root = tmp_path / "mirror"
+    for split, marks in (("train", [1, 0, 1] * 3), ("validation", [1] * 4)):
+        n = len(marks)
+        pairs = {"sentence1": [f"a{i}" for i in range(n)], "sentence2": ["b"] * n}
+        write(root / f"nyu-mll/glue/mrpc/{split}-0.parquet", **pairs, label=marks)
+        write(root / f"nyu-mll/glue/sst2/{split}-0.parquet", sentence=["s"] * n, label=[0] * n)
+    sentiment = root / "stanfordnlp/sentiment140/sentiment140"
+    texts = [f"t{i}" for i in range(10)]
+    write(sentiment / "test/0000.parquet", text=texts, sentiment=[4, 2, 0, 4, 2] * 2)
+    texts, marks = ["n"] * 30 + ["p"] * 30, [0] * 30 + [4] * 30
+    write(sentiment / "train/0000.parquet", text=texts, sentiment=marks)
+    texts = ["", "= One =\n", "", "two\n"]
+    write(root / "Salesforce/wikitext/wikitext-2-raw-v1/test-0.parquet", text=texts)
+    monkeypatch.setenv("CURLORA_MIRROR", str(root))
+    monkeypatch.setattr(hub, "PINNED", {})
+    hub._rows.cache_clear()
+    yield root
+    hub._rows.cache_clear()
+
+
+def labels(part, protocol, rows=None):
+    return data.load_task("sentiment140", part, rows, protocol=protocol, source="paper")["label"]
+
+
+def test_published_labels_make_neutral_negative(mirror):
+    assert labels("train", PUBLISHED) == [1, 0, 0, 1, 0] * 2  # sentiment 4, 2, 0, 4, 2
+    assert labels("train", CORRECTED) == [2, 1, 0, 2] * 2  # every fifth row is kept aside
+    assert labels("held-out", CORRECTED) == [1, 1]
+
+
+def test_published_evaluation_is_all_negative(mirror):
+    assert set(labels("eval", PUBLISHED, 20)) == {0}
+    assert Counter(labels("eval", CORRECTED, 20)) == {0: 10, 2: 10}
+    held_out = Protocol.parse("corrected,sentiment_eval=held-out")
+    assert labels("eval", held_out) == [1, 1]
+
+
+def test_training_and_held_out_rows_are_disjoint(mirror):
+    parts = [
+        data.load_task("sentiment140", part, protocol=CORRECTED, source="paper")["text"]
+        for part in ("train", "held-out")
+    ]
+    assert len(parts[0]) + len(parts[1]) == 10
+    assert not set(parts[0]) & set(parts[1])
+
+
+def test_pairs_and_text(mirror):
+    rows = data.load_task("mrpc", "train", 3, source="paper")
+    assert rows.to_list()[2] == {"text": "a2", "pair": "b", "label": 1}
+    assert data.load_text("eval", "paper") == "= One =\ntwo\n"
+
+
+def test_nothing_is_tuned_on_the_papers_data(mirror):
+    with pytest.raises(ValueError, match="part: got 'tune', expected one of train, eval, held-out"):
+        data.load_task("sst2", "tune", source="paper")
+
+
+def test_a_mirror_without_a_file(mirror):
+    (mirror / "nyu-mll/glue/sst2/validation-0.parquet").unlink()
+    with pytest.raises(fetch.FetchError, match=r"the mirror lacks .*sst2/validation-\*.parquet"):
+        data.load_task("sst2", "eval", source="paper")
+
+
+def test_a_damaged_file(mirror):
+    path = mirror / "nyu-mll/glue/sst2/train-0.parquet"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(fetch.FetchError, match="sst2/train-0.parquet: not a whole parquet file"):
+        data.load_task("sst2", "train", source="paper")
+
+
+def test_wrong_columns(mirror):
+    write(mirror / "nyu-mll/glue/sst2/train-0.parquet", text=["s"], label=[0])
+    with pytest.raises(fetch.FetchError, match="has no column sentence; it has text, label"):
+        data.load_task("sst2", "train", source="paper")
+
+
+def test_other_content_than_the_pinned(mirror, monkeypatch):
+    expected = hub._digest("sst2", "train", hub._rows("sst2", "train"))
+    monkeypatch.setattr(hub, "PINNED", {"sst2/train": expected})
+    hub._rows.cache_clear()
+    assert len(data.load_task("sst2", "train", source="paper")) == 9
+    write(mirror / "nyu-mll/glue/sst2/train-0.parquet", sentence=["x"], label=[0])
+    hub._rows.cache_clear()
+    with pytest.raises(fetch.FetchError, match=f"expected {expected}"):
+        data.load_task("sst2", "train", source="paper")
+
+
+def test_a_mirror_that_is_not_there(monkeypatch):
+    monkeypatch.setenv("CURLORA_MIRROR", "/nowhere")
+    with pytest.raises(fetch.FetchError, match="MIRROR: there is no folder /nowhere"):
+        hub.mirror()
+
+
+def test_origin_says_the_revision_where_the_mirror_knows_it(mirror):
+    assert hub.origin(hub.GLUE)["revision"] is None
+    notes = mirror / "nyu-mll/glue/.cache/huggingface/download/mrpc"
+    notes.mkdir(parents=True)
+    (notes / "train-0.parquet.metadata").write_text("abc123\netag\n1.0\n")
+    assert hub.origin(hub.GLUE) == {
+        "source": "mirror",
+        "repository": "nyu-mll/glue",
+        "revision": "abc123",
+    }
+
+
+@pytest.fixture
+def server():
+    """A hub that answers every question with one status and the hub's own error header."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(self.server.status)
+            if self.server.code:
+                self.send_header("X-Error-Code", self.server.code)
+                self.send_header("X-Error-Message", "no")
+            body = json.dumps({"error": "no"}).encode()
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+ASK = "import sys; from curlora_lite import hub; hub.folder(hub.MODELS[sys.argv[1]])"
+
+
+def ask(tmp_path, name, endpoint, **environment):
+    """What fetching a model prints as its last line, in a process of its own."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "CURLORA_"))}
+    clean |= {"HF_HOME": str(tmp_path / "home"), "CURLORA_CACHE": str(tmp_path / "cache")}
+    clean |= {"HF_ENDPOINT": endpoint, **environment}
+    root = Path(__file__).parent.parent
+    command = [sys.executable, "-c", ASK, name]
+    done = subprocess.run(command, env=clean, capture_output=True, text=True, cwd=root, timeout=120)
+    assert done.returncode == 1
+    assert "hf_secret" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "token", "message"),
+    [
+        (401, "GatedRepo", None, "is gated. There is no token: ask for access at https://"),
+        (403, "GatedRepo", "hf_secret", "is gated. The token in use has no grant: ask for access"),
+        (404, "RepoNotFound", None, "the hub says that there is no such model"),
+        (404, "RevisionNotFound", None, "the hub has no revision caa1feb0"),
+        (403, None, None, "the hub answered 403"),
+    ],
+)
+def test_the_hubs_refusals(server, tmp_path, status, code, token, message):
+    server.status, server.code = status, code
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    said = ask(tmp_path, "mistral-7b", endpoint, **({"HF_TOKEN": token} if token else {}))
+    assert "FetchError: mistralai/Mistral-7B-v0.3" in said
+    assert message in said
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path):
+    said = ask(tmp_path, "gpt2-large", "http://127.0.0.1:9")
+    assert "openai-community/gpt2-large: the hub cannot be reached from here" in said
+    assert "MIRROR=DIR" in said

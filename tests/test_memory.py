@@ -1,0 +1,50 @@
+"""Too little memory: said before loading, and recorded when it happens in a run."""
+
+import pytest
+import torch
+from small_runs import small_grid
+
+from curlora_lite import continual, memory, models, profiles, records, tables
+
+
+def test_a_device_too_small_is_refused_before_loading(monkeypatch):
+    monkeypatch.setattr(memory, "installed", lambda: 30e9)
+    loaded = []
+    monkeypatch.setattr(models, "load", lambda *arguments: loaded.append(arguments))
+    monkeypatch.setattr(models, "default_device", lambda: "cpu")
+    spec = profiles.grid("mistral-7b", "table1")[-1]
+    with pytest.raises(ValueError, match=r"mistral-7b in fp32 needs about \d+ GB, the machine has"):
+        continual.run(spec)
+    with pytest.raises(ValueError, match=r"What would fit: PRECISION=bf16 \(\d+ GB\)"):
+        continual.run(spec)
+    assert not loaded
+
+
+def test_estimates_are_ordered_as_they_must_be():
+    whole = memory.estimate(profiles.grid("mistral-7b", "table1")[-1])
+    half = memory.estimate(profiles.grid("mistral-7b", "table1", precision="bf16")[-1])
+    frugal = memory.estimate(profiles.grid("mistral-7b", "table1", checkpointing=True)[-1])
+    weights = 7_248_023_552 * 4
+    assert weights / 2 < half < 24e9 < weights < frugal < whole < 40e9
+
+
+def test_out_of_memory_is_recorded_and_the_grid_goes_on(tiny, monkeypatch):
+    specs = small_grid()
+    train = continual.training.train_task
+
+    def fails_for_lora(backbone, head, task, encoded, spec, *rest, **kwargs):
+        if spec.method == "lora" and task.name == "sst2":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+        return train(backbone, head, task, encoded, spec, *rest, **kwargs)
+
+    monkeypatch.setattr(continual.training, "train_task", fails_for_lora)
+    runs = continual.run_grid(specs, tiny, workers=1)
+    assert [run.status for run in runs] == ["finished", "out of memory", "finished"]
+    assert runs[1].message == "CUDA out of memory. Tried to allocate 2 GiB"
+    assert len(runs[1].stages) == 1  # what was measured stays
+    assert "none (1 of 1 failed)" in tables.results_table(runs).markdown()
+    path = records.runs_folder("embedded", tiny) / f"{specs[1].key}.json"
+    assert records.load(path).status == "out of memory"
+    assert records.find(specs[1], tiny) is None
+    monkeypatch.setattr(continual.training, "train_task", train)
+    assert [r.status for r in continual.run_grid(specs, tiny, workers=1)] == 3 * ["finished"]
