@@ -1,6 +1,8 @@
 """The notebooks as they stand in git, and one executed through papermill."""
 
 import ast
+import re
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -111,9 +113,16 @@ def test_the_command_line_refuses_before_it_fetches(arguments, message, monkeypa
     assert message in capsys.readouterr().err
 
 
-def test_the_readme_shows_the_committed_tables():
-    """Whoever changes the results runs `make readme`."""
+def test_the_readme_shows_the_committed_tables(tmp_path):
+    """Whoever changes the results runs `make readme`. Tables computed anew here are not meant."""
     root = FOLDER.parent
     text = (root / "README.md").read_text()
-    assert cli.filled(text, root / "results" / "embedded" / "tables") == text
-    assert text.count("<!-- table1 -->") == text.count("<!-- table2 -->") == 1
+    names = re.findall(r"<!-- (\w+) -->", text)
+    assert {"table1", "table2"} <= set(names)
+    for name in names:
+        committed = f"HEAD:results/embedded/tables/{name}.md"
+        shown = subprocess.run(["git", "-C", str(root), "show", committed], capture_output=True)
+        if shown.returncode:
+            pytest.skip("not a git checkout")
+        (tmp_path / f"{name}.md").write_bytes(shown.stdout)
+    assert cli.filled(text, tmp_path) == text
