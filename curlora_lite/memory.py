@@ -1,51 +1,42 @@
 """What a run needs and what the machine has: memory and cores."""
 
 import dataclasses
-import functools
 import os
 
 import torch
 
-from . import models
-
 BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}
 OVERHEAD = 1.2e9  # libraries, CUDA context, buffers
-TYPICAL_LENGTH = 100  # tokens of the longest row of a batch: MRPC's pairs, the longest there are
+LONGEST_ROW = 124  # tokens: MRPC's longest pair, the longest row there is (SmolLM2's tokenizer)
 
-_KNOWN = {"smollm2-135m": (134_515_008, 30, 576, 1536), "small-gpt2": (4_273_664, 4, 256, 1024)}
+# (parameters, layers, width, inner width, bytes kept for the backward pass per token and layer in
+# fp32 and in bf16). The last two were measured with LoRA-16, which keeps more than CURLoRA, as the
+# storages that autograd saves for one more block of the real shape.
+SHAPES = {
+    "smollm2-135m": (134_515_008, 30, 576, 1536, 31_724, 18_618),
+    "small-gpt2": (4_273_664, 4, 256, 1024, 26_992, 16_396),
+    "gpt2-large": (774_030_080, 36, 1280, 5120, 134_960, 81_979),
+    "mistral-7b": (7_248_023_552, 32, 4096, 14336, 262_472, 150_637),
+}
 
 
 class MemoryTooSmallError(ValueError):
     """The device cannot hold the run."""
 
 
-@functools.cache
-def shapes(name):
-    """(parameters, layers, width, inner width) of a model by its name in `models.NAMES`.
-
-    Counted on the meta device, so that nothing is fetched.
-    """
-    if name in _KNOWN:
-        return _KNOWN[name]
-    label = {"gpt2-large": "GPT-2 Large", "mistral-7b": "Mistral-7B-v0.3"}[name]
-    model, _ = models.meta_model(label)
-    config = model.config
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    return model.num_parameters(), config.num_hidden_layers, config.hidden_size, inner
-
-
 def estimate(spec):
-    """Bytes that a run needs at its peak: weights, activations kept for the backward pass, logits.
+    """Bytes that a run needs at its peak: weights, activations of the longest batch, overhead.
 
-    An estimate from shapes. Kept per token and layer: some eight vectors of the model's width and
-    four of the feed-forward's inner width (with checkpointing one of the width); frozen weights
-    need no input kept, and have neither gradients nor optimiser state.
+    Frozen weights need no input kept, and have neither gradients nor optimiser state. With
+    checkpointing one vector of the model's width is kept per token and layer, and one layer whole.
     """
-    parameters, layers, width, inner = shapes(spec.model.name)
+    parameters, layers, width, inner, *kept = SHAPES[spec.model.name]
     size = BYTES[spec.precision]
-    tokens = spec.batch * min(spec.max_length, TYPICAL_LENGTH)
-    kept = width if spec.checkpointing else 8 * width + 4 * inner
-    training = tokens * layers * kept * size
+    per_layer = kept[0] if size == 4 else kept[1]
+    tokens = spec.batch * min(spec.max_length, LONGEST_ROW)
+    training = tokens * layers * per_layer
+    if spec.checkpointing:
+        training = tokens * (layers * width * size + per_layer)
     reading = spec.text_window * (6 * width + 3 * inner) * size  # one layer at a time
     return parameters * size + max(training, reading) + OVERHEAD
 

@@ -82,3 +82,28 @@ def test_quickstart_and_layer_notebooks(tmp_path):
         assert cli.execute(name, {}, target=tmp_path / f"{name}.ipynb")
         outputs = json.loads((tmp_path / f"{name}.ipynb").read_text())["cells"]
         assert any(cell.get("outputs") for cell in outputs)
+
+
+def test_side_by_side_equals_one_after_the_other(tmp_path):
+    """Two worker processes of one thread give the numbers of one process of one thread."""
+    specs = [
+        dataclasses.replace(
+            spec,
+            tasks=tuple(dataclasses.replace(t, train_rows=16, eval_rows=32) for t in spec.tasks),
+            text_tokens=512,
+            precision="fp32",
+        )
+        for spec in profiles.grid("embedded", "table2", ranks=[8])
+    ]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = continual.run_grid(specs, tmp_path / "alone", workers=1)
+    finally:
+        torch.set_num_threads(threads)
+    together = continual.run_grid(specs, tmp_path / "together", workers=2)
+    for one, other in zip(alone, together, strict=True):
+        assert one.perplexity == other.perplexity
+        assert [s["scores"] for s in one.stages] == [s["scores"] for s in other.stages]
+        assert one.stages[-1]["training"]["losses"] == other.stages[-1]["training"]["losses"]
+        assert one.stages[-1]["norms"] == other.stages[-1]["norms"]

@@ -25,7 +25,19 @@ def test_estimates_are_ordered_as_they_must_be():
     half = memory.estimate(profiles.grid("mistral-7b", "table1", precision="bf16")[-1])
     frugal = memory.estimate(profiles.grid("mistral-7b", "table1", checkpointing=True)[-1])
     weights = 7_248_023_552 * 4
+    assert memory.estimate(profiles.grid("gpt2-large", "table2")[-1]) < 24e9
+    assert memory.estimate(profiles.grid("gpt2-large", "table2", precision="bf16")[-1]) < 16e9
     assert weights / 2 < half < 24e9 < weights < frugal < whole < 40e9
+
+
+@pytest.mark.parametrize("name", ["GPT-2 Large", "Mistral-7B-v0.3"])
+def test_shapes_are_those_of_the_real_configurations(name):
+    model, _ = models.meta_model(name)
+    config = model.config
+    key = {"GPT-2 Large": "gpt2-large", "Mistral-7B-v0.3": "mistral-7b"}[name]
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    expected = (model.num_parameters(), config.num_hidden_layers, config.hidden_size, inner)
+    assert memory.SHAPES[key][:4] == expected
 
 
 def test_out_of_memory_is_recorded_and_the_grid_goes_on(tiny, monkeypatch):
