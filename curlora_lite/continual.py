@@ -3,6 +3,7 @@
 import multiprocessing
 import resource
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
@@ -70,27 +71,50 @@ def _one_by_one(specs, bar, _):
 
 
 def _side_by_side(specs, bar, workers):
-    threads = max(1, memory.cores() // workers)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, _start_worker, (threads,)) as pool:
-        waiting = {pool.submit(run, spec): spec for spec in specs}
+    steps = context.SimpleQueue()  # what workers have done, in units of `RunSpec.cost`
+    threading.Thread(target=_follow, args=(steps, bar), daemon=True).start()
+    start = (max(1, memory.cores() // workers), steps)
+    with ProcessPoolExecutor(workers, context, _start_worker, start) as pool:
+        waiting = {pool.submit(_run_in_worker, spec): spec for spec in specs}
         try:
-            for done, future in enumerate(as_completed(waiting)):
-                running = [s.label for f, s in waiting.items() if f.running()][:workers]
-                bar.set_description_str(
-                    f"{done + 1} of {len(specs)} runs done; now {', '.join(running) or 'none'}"
-                )
-                bar.update(waiting[future].cost())
+            for done, future in enumerate(as_completed(waiting), 1):
+                bar.set_description_str(f"{done} of {len(specs)} runs done, {workers} at once")
                 yield waiting[future], future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+        finally:
+            steps.put(None)
 
 
-def _start_worker(threads):
+def _follow(steps, bar):
+    while (cost := steps.get()) is not None:
+        bar.update(cost)
+
+
+class _Remote:
+    """A worker's end of the bar in the first process."""
+
+    steps = None
+
+    def set_description_str(self, *_, **__):
+        """What runs now is not shown: there are several."""
+
+    def update(self, cost):
+        """Move the bar on."""
+        self.steps.put(cost)
+
+
+def _start_worker(threads, steps):
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    _Remote.steps = steps
+
+
+def _run_in_worker(spec):
+    return run(spec, _Progress(_Remote(), "", spec))
 
 
 def run(spec, progress=lambda what, examples=0: None):
@@ -158,7 +182,7 @@ def _sequence(spec, loaded, record, progress):
             encoded["train"],
             spec,
             pad_id,
-            on_step=lambda rows, name=task.name: progress(f"training {name}", 4 * rows),
+            on_step=lambda rows, name=task.name: progress(f"training {name}", rows),
         )
         record.stages.append(_stage(task.name, trained, model))
         _score(record.stages[-1], spec, model, heads, scored, pad_id, progress)
@@ -263,10 +287,10 @@ class _Progress:
     """Names what runs now on a bar, and moves it on by examples weighted as `RunSpec.cost` does."""
 
     def __init__(self, bar, name, spec):
-        self.bar, self.name, self.weight = bar, name, spec.model.weight
-        self.trained = spec.method != "head-only"
+        self.bar, self.name, self.spec = bar, name, spec
 
     def __call__(self, what, examples=0):
         self.bar.set_description_str(f"{self.name}, {what}", refresh=False)
-        if examples and (self.trained or not what.startswith("training")):
-            self.bar.update(examples * self.weight)
+        if examples:
+            each = self.spec.training_cost if what.startswith("training") else 1
+            self.bar.update(examples * each * self.spec.model.weight)

@@ -45,7 +45,9 @@ def obstacles(profile, specs, device):
         absent = [r for r in (*hub.DATASETS, *wanted) if not _at_hand(r)]
         if absent and hub_status() != "reachable":
             names = ", ".join(r.name for r in absent)
-            reasons.append(f"neither the mirror nor the cache has {names}, and the hub is no help")
+            reasons.append(
+                f"neither the mirror nor the cache has {names}, and the hub is {hub_status()}"
+            )
         elif any(r.gated for r in absent) and not huggingface_hub.get_token():
             reasons.append("its model is gated and there is no token (`hf auth login`)")
         free = shutil.disk_usage(_existing(fetch.cache_dir())).free
@@ -57,7 +59,7 @@ def obstacles(profile, specs, device):
 def hub_status():
     """`reachable`, `switched off` (HF_HUB_OFFLINE) or `not reachable`, within three seconds."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return "switched off (HF_HUB_OFFLINE)"
+        return "switched off"
     address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:
         urllib.request.urlopen(address, timeout=3).close()

@@ -110,14 +110,17 @@ class RunSpec:
         """Optimiser steps that training on `task` takes."""
         return task.epochs * -(-task.train_rows // self.batch)
 
+    @property
+    def training_cost(self):
+        """How long training on one row takes, relative to scoring it."""
+        return 1 if self.method == "head-only" else 4
+
     def cost(self):
-        """Relative time of the run, for estimates: examples through the model, trained ones x 4."""
-        trained = (
-            0 if self.method == "head-only" else sum(t.train_rows * t.epochs for t in self.tasks)
-        )
+        """Relative time of the run, for estimates."""
+        trained = sum(t.train_rows * t.epochs for t in self.tasks)
         last = len(self.tasks)
         scored = sum(t.eval_rows * (last - i) for i, t in enumerate(self.tasks))
-        return (4 * trained + scored) * self.model.weight
+        return (self.training_cost * trained + scored) * self.model.weight
 
 
 def method_label(method, rank):

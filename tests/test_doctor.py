@@ -1,0 +1,52 @@
+"""`make doctor`: what it says of a machine made up here."""
+
+import dataclasses
+
+import pytest
+
+from curlora_lite import doctor, hub, memory, models, profiles
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Eight gigabytes, no GPU, an empty cache, a hub that cannot be reached, a token."""
+    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CURLORA_MIRROR", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(models, "default_device", lambda: "cpu")
+    monkeypatch.setattr(memory, "installed", lambda: 8e9)
+    monkeypatch.setattr(doctor, "hub_status", lambda: "not reachable")
+
+
+def line_of(text, name):
+    return next(line for line in text.splitlines() if line.startswith(name + " "))
+
+
+def test_what_can_run_and_why_not(machine):
+    text = doctor.report()
+    assert line_of(text, "embedded").endswith("yes")
+    assert "neither the mirror nor the cache has nyu-mll/glue" in line_of(text, "smollm2")
+    assert "needs about 39 GB, the machine has 8 GB" in line_of(text, "mistral-7b")
+    assert "the cache lacks nyu-mll/glue" in line_of(text, "mirror")
+    assert line_of(text, "token").endswith("there is one")
+    assert "hf_secret" not in text
+
+
+def test_a_complete_mirror_is_enough(machine, monkeypatch, tmp_path):
+    for repository in hub.DATASETS:
+        for pattern in repository.files:
+            path = tmp_path / repository.name / pattern.replace("*", "0")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    monkeypatch.setenv("CURLORA_MIRROR", str(tmp_path))
+    profile = profiles.PROFILES["smollm2"]
+    assert doctor.obstacles(profile, profiles.grid("smollm2", "table1"), "cpu") == []
+
+
+def test_a_disk_too_small(machine, monkeypatch):
+    usage = dataclasses.make_dataclass("Usage", ["free"])(1e9)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(doctor, "hub_status", lambda: "reachable")
+    specs = profiles.grid("gpt2-large", "table2", precision="bf16", checkpointing=True)
+    reasons = doctor.obstacles(profiles.PROFILES["gpt2-large"], specs, "cpu")
+    assert reasons == ["its files do not fit on the disk (1 GB free)"]
