@@ -1,5 +1,6 @@
 """One run: the whole sequence of §6.4, from a RunSpec to a RunRecord; and a grid of them."""
 
+import dataclasses
 import multiprocessing
 import resource
 import sys
@@ -194,13 +195,23 @@ def _sequence(spec, loaded, record, progress):
 
 
 def _examples(spec, task):
-    """part -> Dataset; under `balanced` also rows of all three classes, kept out of training."""
-    wanted = {"train": ("train", task.train_rows)}
-    wanted["eval"] = ("tune" if spec.tune else "eval", task.eval_rows)
-    if task.name == "sentiment140" and spec.protocol.sentiment_eval == "balanced":
-        wanted["three classes"] = ("held-out", None)
-    chosen = {"protocol": spec.protocol, "source": spec.source}
-    return {name: data.load_task(task.name, *part, **chosen) for name, part in wanted.items()}
+    """part -> Dataset. Sentiment140 has further parts that are scored beside its evaluation rows:
+
+    `balanced` (as many negative as positive rows) where these are the first ones, all negative, and
+    `three classes` (rows kept out of training) where they are balanced.
+    """
+    protocol = spec.protocol
+    wanted = {"train": ("train", task.train_rows, protocol)}
+    wanted["eval"] = ("tune" if spec.tune else "eval", task.eval_rows, protocol)
+    if task.name == "sentiment140" and protocol.sentiment_eval == "first":
+        balanced = dataclasses.replace(protocol, sentiment_eval="balanced")
+        wanted["balanced"] = ("eval", task.eval_rows // 2 * 2, balanced)
+    if task.name == "sentiment140" and protocol.sentiment_eval == "balanced":
+        wanted["three classes"] = ("held-out", None, protocol)
+    return {
+        name: data.load_task(task.name, part, rows, protocol=chosen, source=spec.source)
+        for name, (part, rows, chosen) in wanted.items()
+    }
 
 
 def adapter_config(spec):
@@ -250,8 +261,8 @@ def _score(stage, spec, model, heads, scored, pad_id, progress):
     for name, head in heads.items():
         progress(f"scoring {name}")
         encoded = scored[name]
-        # the author's code pads in this one evaluation
-        last_position = padded and name == "sentiment140"
+        # the author's code pads in this one task's evaluation
+        last_position = padded and name.startswith("sentiment140")
         stage["scores"][name] = scoring.score_task(
             model.base_model, head, encoded, pad_id, last_position
         )

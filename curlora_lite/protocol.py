@@ -29,6 +29,8 @@ class Protocol:
     perplexity: of the text's `first-tokens` in windows side by side, or of the `whole-text` in
         overlapping windows of the model's context length.
     dropout: whether the model's own dropout is on in training.
+    optimiser: whose AdamW: `transformers`' (its own class, since removed, adds epsilon before the
+        bias correction: up to 32 times larger in the first steps) or `torch`'s.
     """
 
     weighting: str
@@ -43,6 +45,7 @@ class Protocol:
     sentiment_eval: str
     perplexity: str
     dropout: bool
+    optimiser: str
 
     def __post_init__(self):
         for field, choices in CHOICES.items():
@@ -64,6 +67,7 @@ class Protocol:
             sentiment_eval="first",
             perplexity="first-tokens",
             dropout=True,
+            optimiser="transformers",
         )
 
     @classmethod
@@ -82,6 +86,7 @@ class Protocol:
             sentiment_eval="balanced",
             perplexity="whole-text",
             dropout=False,
+            optimiser="torch",
         )
 
     @classmethod
@@ -127,4 +132,5 @@ CHOICES = {
     "sentiment_eval": ("first", "balanced", "held-out"),
     "perplexity": ("first-tokens", "whole-text"),
     "dropout": (True, False),
+    "optimiser": ("transformers", "torch"),
 }

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+EPSILON, BETAS = 1e-6, (0.9, 0.999)  # the author's: defaults of transformers' AdamW
+
 
 class DivergedError(ArithmeticError):
     """A training loss was not finite."""
@@ -78,6 +80,18 @@ def rate(step, steps, peak, schedule):
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def epsilon(step, optimiser):
+    """AdamW's epsilon, as torch's AdamW takes it, at optimiser step `step` (from 0).
+
+    `torch`: 1e-6 throughout. `transformers`: its AdamW adds 1e-6 to the root of the second moment
+    before that is corrected for its bias, which equals 1e-6 / sqrt(1 - 0.999^(step + 1)) after it.
+    Source: the author's code, which takes AdamW from transformers 4.
+    """
+    if optimiser == "torch":
+        return EPSILON
+    return EPSILON / math.sqrt(1 - BETAS[1] ** (step + 1))
+
+
 def train_task(backbone, head, task, encoded, spec, pad_id, on_step=None):
     """Train `head` and the backbone's adapters on one task; returns a dict of what happened.
 
@@ -90,7 +104,7 @@ def train_task(backbone, head, task, encoded, spec, pad_id, on_step=None):
     protocol, device = spec.protocol, head.weight.device
     adapter = [p for p in backbone.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
-        [*adapter, *head.parameters()], lr=spec.learning_rate, weight_decay=0.0, eps=1e-6
+        [*adapter, *head.parameters()], lr=spec.learning_rate, betas=BETAS, weight_decay=0.0
     )
     steps = spec.steps(task)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -109,6 +123,7 @@ def train_task(backbone, head, task, encoded, spec, pad_id, on_step=None):
             raise DivergedError(f"loss {loss.item()} at step {len(losses)} of {steps}")
         loss.backward()
         last_rate = schedule.get_last_lr()[0]
+        optimiser.param_groups[0]["eps"] = epsilon(len(losses), protocol.optimiser)
         optimiser.step()
         schedule.step()
         optimiser.zero_grad()

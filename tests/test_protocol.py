@@ -41,6 +41,13 @@ def test_steps_are_the_papers(profile, table):
     assert tuple(spec.steps(task) for task in spec.tasks) == STEPS[table]
 
 
+def test_the_last_batch_of_sst2_is_full():
+    """`range(0, 5000, 32)` of the author's loop begins its last slice of 32 rows at row 4,992."""
+    rows = {row for i in range(0, 5000, 32) for row in range(i, i + 32)}
+    sst2 = spec_of("gpt2-large", "table2").tasks[1]
+    assert sst2.train_rows == len(rows) == 5024
+
+
 @pytest.mark.parametrize(("profile", "table"), PAPER_GRIDS)
 def test_no_published_run_leaves_warm_up(profile, table):
     """Its rates are those of transformers' cosine schedule with 500 warm-up steps, step by step."""
@@ -155,6 +162,54 @@ def test_dropout_is_the_protocols(gpt2, protocol):
     task = dataclasses.replace(spec.tasks[0], train_rows=2, epochs=1)
     training.train_task(gpt2.base_model, torch.nn.Linear(32, 2), task, encoded, spec, 0)
     assert seen == [protocol.dropout]
+
+
+def transformers_adamw(gradients, rate):
+    """Where transformers 4's AdamW takes a zero: its formula adds epsilon to sqrt(v) itself."""
+    x, m, v = 0.0, 0.0, 0.0
+    for t, g in enumerate(gradients, 1):
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        size = rate * math.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        x -= size * m / (math.sqrt(v) + 1e-6)
+    return x
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-5])
+def test_epsilon_stands_where_the_authors_optimiser_has_it(scale):
+    """It matters where gradients are as small as epsilon: the first steps are then far shorter."""
+    gradients = [scale * (1 + math.sin(k)) for k in range(40)]
+    taken = {}
+    for choice in CHOICES["optimiser"]:
+        x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+        optimiser = torch.optim.AdamW([x], lr=0.1, weight_decay=0.0, betas=training.BETAS)
+        for step, g in enumerate(gradients):
+            x.grad = torch.full_like(x, g)
+            optimiser.param_groups[0]["eps"] = training.epsilon(step, choice)
+            optimiser.step()
+        taken[choice] = x.item()
+    expected = transformers_adamw(gradients, 0.1)
+    assert PUBLISHED.optimiser == "transformers"
+    assert taken["transformers"] == pytest.approx(expected, rel=1e-9)
+    assert (abs(taken["torch"] / expected - 1) > 0.1) == (scale < 1)
+
+
+@pytest.mark.parametrize("choice", CHOICES["optimiser"])
+def test_training_steps_by_the_protocols_optimiser(gpt2, monkeypatch, choice):
+    seen = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW,
+        "step",
+        lambda self: seen.append(self.param_groups[0]["eps"]) or step(self),
+    )
+    protocol = dataclasses.replace(PUBLISHED, optimiser=choice)
+    spec = spec_of("gpt2-large", "table2", protocol=protocol, batch=1)
+    encoded = training.Encoded([[1, 2, 3], [4, 5]], torch.tensor([0, 1]))
+    task = dataclasses.replace(spec.tasks[0], train_rows=2, epochs=1)
+    training.train_task(gpt2.base_model, torch.nn.Linear(32, 2), task, encoded, spec, 0)
+    # sqrt(1 - 0.999) and sqrt(1 - 0.999^2), worked out by hand
+    by_hand = {"torch": [1e-6, 1e-6], "transformers": [1e-6 / 0.0316228, 1e-6 / 0.0447102]}
+    assert seen == pytest.approx(by_hand[choice], rel=1e-5)
 
 
 def test_perplexity_reads_one_window_of_the_first_tokens():
