@@ -2,6 +2,7 @@
 
 import dataclasses
 import multiprocessing
+import os
 import resource
 import sys
 import threading
@@ -67,55 +68,54 @@ def default_workers(specs):
 
 def _one_by_one(specs, bar, _):
     for i, spec in enumerate(specs, 1):
-        name = f"run {i} of {len(specs)}: {spec.table} {spec.label} seed {spec.seed}"
-        yield spec, run(spec, _Progress(bar, name, spec))
+        yield spec, run(spec, _Progress(_Shown(bar, i - 1, len(specs)), spec))
 
 
 def _side_by_side(specs, bar, workers):
     context = multiprocessing.get_context("spawn")
-    steps = context.SimpleQueue()  # what workers have done, in units of `RunSpec.cost`
-    threading.Thread(target=_follow, args=(steps, bar), daemon=True).start()
-    start = (max(1, memory.cores() // workers), steps)
+    news = context.SimpleQueue()  # (worker, what it does now, how far that moves the bar)
+    start = (max(1, memory.cores() // workers), news)
+    shown = _Shown(bar, 0, len(specs))
+    threading.Thread(target=_follow, args=(news, shown), daemon=True).start()
     with ProcessPoolExecutor(workers, context, _start_worker, start) as pool:
         waiting = {pool.submit(_run_in_worker, spec): spec for spec in specs}
         try:
-            for done, future in enumerate(as_completed(waiting), 1):
-                bar.set_description_str(f"{done} of {len(specs)} runs done, {workers} at once")
+            for shown.done, future in enumerate(as_completed(waiting), 1):
                 yield waiting[future], future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         finally:
-            steps.put(None)
+            news.put(None)
 
 
-def _follow(steps, bar):
-    while (cost := steps.get()) is not None:
-        bar.update(cost)
+def _follow(news, shown):
+    while (message := news.get()) is not None:
+        shown(*message)
 
 
-class _Remote:
-    """A worker's end of the bar in the first process."""
+class _Shown:
+    """What the bar says: how many runs of how many are done, and what each worker does now."""
 
-    steps = None
+    def __init__(self, bar, done, runs):
+        self.bar, self.done, self.runs, self.now = bar, done, runs, {}
 
-    def set_description_str(self, *_, **__):
-        """What runs now is not shown: there are several."""
+    def __call__(self, worker, what, cost):
+        self.now[worker] = what
+        said = f"{self.done} of {self.runs} runs done, now {' + '.join(self.now.values())}"
+        self.bar.set_description_str(said, refresh=False)
+        self.bar.update(cost)
 
-    def update(self, cost):
-        """Move the bar on."""
-        self.steps.put(cost)
 
-
-def _start_worker(threads, steps):
+def _start_worker(threads, news):
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    _Remote.steps = steps
+    _run_in_worker.news = news
 
 
 def _run_in_worker(spec):
-    return run(spec, _Progress(_Remote(), "", spec))
+    return run(spec, _Progress(lambda *message: _run_in_worker.news.put(message), spec))
 
 
 def run(spec, progress=lambda what, examples=0: None):
@@ -295,13 +295,12 @@ _BAR = "{desc} |{bar:20}| {percentage:3.0f} %, {elapsed} gone, {remaining} left"
 
 
 class _Progress:
-    """Names what runs now on a bar, and moves it on by examples weighted as `RunSpec.cost` does."""
+    """Tells `show` what a run does now, and how far that moves a bar in units of `RunSpec.cost`."""
 
-    def __init__(self, bar, name, spec):
-        self.bar, self.name, self.spec = bar, name, spec
+    def __init__(self, show, spec):
+        self.show, self.spec = show, spec
 
     def __call__(self, what, examples=0):
-        self.bar.set_description_str(f"{self.name}, {what}", refresh=False)
-        if examples:
-            each = self.spec.training_cost if what.startswith("training") else 1
-            self.bar.update(examples * each * self.spec.model.weight)
+        each = self.spec.training_cost if what.startswith("training") else 1
+        name = f"{self.spec.table} {self.spec.label} seed {self.spec.seed}, {what}"
+        self.show(os.getpid(), name, examples * each * self.spec.model.weight)

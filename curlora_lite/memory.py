@@ -14,7 +14,7 @@ LONGEST_ROW = 124  # tokens: MRPC's longest pair, the longest row there is (Smol
 # storages that autograd saves for one more block of the real shape.
 SHAPES = {
     "smollm2-135m": (134_515_008, 30, 576, 1536, 31_724, 18_618),
-    "small-gpt2": (4_273_664, 4, 256, 1024, 26_992, 16_396),
+    "small-gpt2": (1_725_696, 2, 192, 768, 21_584, 10_840),
     "gpt2-large": (774_030_080, 36, 1280, 5120, 134_960, 81_979),
     "mistral-7b": (7_248_023_552, 32, 4096, 14336, 262_472, 150_637),
 }

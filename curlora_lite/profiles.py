@@ -120,6 +120,8 @@ class RunSpec:
         trained = sum(t.train_rows * t.epochs for t in self.tasks)
         last = len(self.tasks)
         scored = sum(t.eval_rows * (last - i) for i, t in enumerate(self.tasks))
+        if self.protocol.sentiment_eval == "first":  # balanced rows are scored beside them
+            scored += self.tasks[-1].eval_rows
         return (self.training_cost * trained + scored) * self.model.weight
 
 
@@ -193,7 +195,7 @@ def _embedded(name, train1, train2, scored, text_tokens, rates, needs, **kwargs)
         model=SMALL_GPT2,
         tasks=_tasks(train2, scored, (3, 3, 5), PEAKS["table2"]),
         learning_rate=rates[1],
-        batch=8,
+        batch=32,
         max_length=64,
         text_tokens=4 * text_tokens,
         text_window=256,
@@ -227,16 +229,16 @@ PROFILES = {
         _embedded(
             "embedded",
             train1=(80, 180, 300),
-            train2=(300, 1200, 300),
+            train2=(300, 2000, 1000),
             scored=(274, 400, 400),
             text_tokens=2048,
-            rates=(1.5e-3, 1e-3),
+            rates=(1.5e-3, 3e-3),
             needs="any machine",
         ),
         _embedded(
             "embedded-quick",
             train1=(32, 48, 64),
-            train2=(96, 240, 96),
+            train2=(96, 480, 320),
             scored=(150, 200, 200),
             text_tokens=1024,
             rates=(3e-3, 3e-3),
