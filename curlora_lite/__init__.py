@@ -1,22 +1,39 @@
 """curlora_lite: the CURLoRA paper (arXiv 2408.14572), replicated, and its adapter, ready to use."""
 
+from .adapter_files import AdapterFileError, export_to_peft, load_adapter, save_adapter
 from .adapters import (
     CURLoRAConfig,
     LoRAConfig,
+    active_adapter,
     adapter_layers,
+    adapter_names,
     add_adapters,
     count_trainable,
+    disable_adapters,
+    merge_adapters,
     remove_adapters,
+    set_adapter,
+    unmerge_adapters,
 )
 from .cur import Selection
 
 __version__ = "0.1.0"
 __all__ = [
+    "AdapterFileError",
     "CURLoRAConfig",
     "LoRAConfig",
     "Selection",
+    "active_adapter",
     "adapter_layers",
+    "adapter_names",
     "add_adapters",
     "count_trainable",
+    "disable_adapters",
+    "export_to_peft",
+    "load_adapter",
+    "merge_adapters",
     "remove_adapters",
+    "save_adapter",
+    "set_adapter",
+    "unmerge_adapters",
 ]

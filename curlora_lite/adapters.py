@@ -1,7 +1,8 @@
-"""Adapters on a whole model: add, count, list, remove."""
+"""Adapters on a whole model: add, switch, count, merge, unmerge, remove."""
 
+import contextlib
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -95,40 +96,167 @@ def _targets(model, target_modules):
     return [name for name in projections if name in chosen]
 
 
-def add_adapters(model, config):
-    """Freeze `model` and wrap every projection that `config.target_modules` names.
+@dataclass
+class _Attached:
+    """What a model carries beside its modules: its adapters by name, of which one is in place.
 
-    Right after, the model's output is that of the base model, bit for bit. Returns the wrapped
-    names. ValueError if a target matches nothing, a projection is wrapped already, or the rank is
-    too large for one; the model is then as it was.
+    layers: name -> {projection -> adapter layer}. active: the name of the one whose layers stand in
+    the model, or None. merged: {projection -> the frozen weight as it was} of a merged adapter.
+    """
+
+    layers: dict = field(default_factory=dict)
+    configs: dict = field(default_factory=dict)
+    active: str | None = None
+    merged: dict = field(default_factory=dict)
+
+
+def add_adapters(model, config, name="default"):
+    """Freeze `model`, wrap every projection that `config.target_modules` names, and return them.
+
+    Right after, the model's output is that of the base model, bit for bit. A second call under
+    another name adds another adapter over the same frozen weights; the newest is active (see
+    `set_adapter`).
+    ValueError if a target matches nothing, the name is taken, an adapter is merged, or the rank is
+    too large for a projection; the model is then as it was.
     Source: §4 (which projections: §6.2).
     """
-    if any(True for _ in adapter_layers(model)):
-        raise ValueError("model: has adapters already; take them off first with remove_adapters")
-    names = _targets(model, config.target_modules)
-    for name in names:
-        cur.check_rank(config.rank, model.get_submodule(name).weight.shape)
-    wrapped = {name: config.wrap(name, model.get_submodule(name)) for name in names}
-    model.requires_grad_(False)
-    for name, layer in wrapped.items():
-        layer.train(model.training)
-        _replace(model, name, layer)
+    attached = _attached(model)
+    if name in attached.layers:
+        raise ValueError(
+            f"name: the model has an adapter {name!r} already; take it off first with "
+            "remove_adapters, or give another name"
+        )
+    with disable_adapters(model):
+        names = _targets(model, config.target_modules)
+        for projection in names:
+            cur.check_rank(config.rank, model.get_submodule(projection).weight.shape)
+        layers = {n: config.wrap(n, model.get_submodule(n)) for n in names}
+    attach(model, layers, config, name)
     return names
 
 
-def remove_adapters(model):
-    """Put every frozen base projection back, dropping its adapter. Returns the names.
+def attach(model, layers, config, name):
+    """Put ready adapter layers, {projection -> layer}, into `model` under `name`, active."""
+    attached = _attached(model)
+    _install(model, None)
+    model.requires_grad_(False)
+    attached.layers[name], attached.configs[name] = layers, config
+    model.__dict__["_curlora"] = attached
+    _install(model, name)
 
-    Base weights were never changed; they stay frozen (`requires_grad` False).
+
+def set_adapter(model, name):
+    """Make the adapter called `name` the active one; the others keep what they learned.
+
+    Only the active one is part of the model: it alone receives gradients, moves with `.to()` (the
+    others follow when they are set) and stands in `state_dict()`. An optimiser made before goes on
+    holding the parameters that it was given.
+    ValueError, naming those there are, for an unknown name; or while an adapter is merged.
     """
-    layers = dict(adapter_layers(model))
+    attached = _attached(model)
+    known("name", name, attached.layers)
+    _install(model, name)
+
+
+def active_adapter(model):
+    """The name of the active adapter, or None."""
+    return _attached(model).active
+
+
+def adapter_names(model):
+    """Names of all adapters on `model`, in the order they were added."""
+    return list(_attached(model).layers)
+
+
+def config_of(model, name=None):
+    """The configuration that an adapter was added with (of the active one, if None)."""
+    attached = _attached(model)
+    return attached.configs[named(model, name)]
+
+
+def layers_of(model, name=None):
+    """{projection -> adapter layer} of an adapter (of the active one, if None)."""
+    return _attached(model).layers[named(model, name)]
+
+
+def named(model, name=None):
+    """`name`, or the active adapter's; ValueError if there is no such one."""
+    attached = _attached(model)
+    name = attached.active if name is None else name
+    if name not in attached.layers:
+        there = ", ".join(attached.layers) or "none"
+        raise ValueError(f"name: got {name!r}; adapters on this model: {there}")
+    return name
+
+
+@contextlib.contextmanager
+def disable_adapters(model):
+    """Within the block the model is its frozen base; afterwards the adapter is active again."""
+    before = _attached(model).active
+    _install(model, None)
+    try:
+        yield model
+    finally:
+        if before is not None:
+            _install(model, before)
+
+
+def merge_adapters(model):
+    """Fold the active adapter into the frozen weights, W + alpha C U R, and return their names.
+
+    The model is then a plain transformers model: `save_pretrained` writes one. The update is
+    computed in the adapter's dtype and rounded once to the weight's. The weights as they were are
+    kept for `unmerge_adapters`, which costs a second copy of the wrapped projections until it or
+    `remove_adapters` is called.
+    ValueError if no adapter is active.
+    """
+    attached = _attached(model)
+    layers = layers_of(model)
     for name, layer in layers.items():
+        attached.merged[name] = layer.base.weight.data
+        layer.base.weight.data = layer.merged_weight()
         _replace(model, name, layer.base)
     return list(layers)
 
 
+def unmerge_adapters(model):
+    """Take a merged adapter out of the weights again: they are restored bit for bit, from the copy.
+
+    The adapter is active again, as before `merge_adapters`. Returns the names. ValueError if no
+    adapter is merged.
+    """
+    attached = _attached(model)
+    if not attached.merged:
+        raise ValueError("model: no adapter is merged; merge_adapters does that")
+    restored = list(attached.merged)
+    layers = attached.layers[attached.active]
+    for name, weight in attached.merged.items():
+        layers[name].base.weight.data = weight.to(layers[name].base.weight.device)
+    attached.merged, name, attached.active = {}, attached.active, None
+    _install(model, name)
+    return restored
+
+
+def remove_adapters(model, name=None):
+    """Take one adapter off, or all (None); the frozen base projections are back. Returns the names.
+
+    A merged adapter is unmerged first, so base weights are as they were; they stay frozen
+    (`requires_grad` False).
+    """
+    attached = _attached(model)
+    if attached.merged:
+        unmerge_adapters(model)
+    gone = list(attached.layers) if name is None else [named(model, name)]
+    projections = list(dict.fromkeys(p for n in gone for p in attached.layers[n]))
+    if attached.active in gone:
+        _install(model, None)
+    for n in gone:
+        del attached.layers[n], attached.configs[n]
+    return projections
+
+
 def adapter_layers(model):
-    """Yield (name, layer) for every wrapped projection of `model`."""
+    """Yield (name, layer) for every wrapped projection of `model`: those of the active adapter."""
     for name, module in model.named_modules():
         if isinstance(module, AdapterLayer):
             yield name, module
@@ -137,6 +265,28 @@ def adapter_layers(model):
 def count_trainable(model):
     """Number of parameters of `model` that receive gradients. Source: §4.5."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _attached(model):
+    return model.__dict__.get("_curlora") or _Attached()
+
+
+def _install(model, name):
+    """Put the layers of adapter `name` in place of what stands there now; None: the bare base."""
+    attached = _attached(model)
+    if attached.merged:
+        raise ValueError("model: its adapter is merged; call unmerge_adapters first")
+    before = attached.layers.get(attached.active, {})
+    for projection, layer in before.items():
+        _replace(model, projection, layer.base)
+    attached.active = name
+    for projection, layer in attached.layers.get(name, {}).items():
+        layer.to(layer.base.weight.device)
+        for others in attached.layers.values():
+            if projection in others and others[projection] is not layer:
+                layer.share_basis(others[projection])
+        layer.train(model.training)
+        _replace(model, projection, layer)
 
 
 def _replace(model, name, module):

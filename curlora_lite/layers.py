@@ -41,6 +41,15 @@ class AdapterLayer(nn.Module):
         r"""||alpha C U R||_F or ||alpha A B||_F, a float. Source: Eq. 14's left side."""
         return abs(self.alpha) * cur.product_norm(*self.factors())
 
+    def merged_weight(self):
+        """W + alpha update, as the base stores it: added in the adapter's dtype, rounded to W's."""
+        W, dtype = self.base.weight.detach(), adapter_dtype(self.base.weight)
+        with torch.no_grad():
+            return (W.to(dtype) + self.alpha * self.update()).to(W.dtype)
+
+    def share_basis(self, other):
+        """Hold what is derived from the frozen weight once, where `other` holds the same."""
+
     def weight_norm(self):
         """||W||_F of the frozen weight, a float."""
         return torch.linalg.vector_norm(self.base.weight.detach(), dtype=torch.float64).item()
@@ -59,13 +68,16 @@ class CURLoRALinear(AdapterLayer):
 
     Attributes: `base`; `rows`, `cols` int64 (r,), indices into the stored W; `U` (r, r), the one
     Parameter, zeros at the start; `alpha`; `basis` (r, out), C^T or R, a buffer derived from W.
+    indices: (rows, cols) to use instead of drawing them by `selection` from `generator`.
     Source: Eq. 5-8.
     """
 
-    def __init__(self, base, rank, alpha=1.0, selection="eq4", *, generator):
+    def __init__(self, base, rank, alpha=1.0, selection="eq4", *, generator=None, indices=None):
         super().__init__(base, alpha)
         W = base.weight
-        rows, cols = cur.select(W, rank, cur.as_selection(selection), generator)
+        if indices is None:
+            indices = cur.select(W, rank, cur.as_selection(selection), generator)
+        rows, cols = (i.to(W.device) for i in indices)
         self.register_buffer("rows", rows)
         self.register_buffer("cols", cols)
         self.U = nn.Parameter(torch.zeros(rank, rank, dtype=adapter_dtype(W), device=W.device))
@@ -97,6 +109,20 @@ class CURLoRALinear(AdapterLayer):
     def factors(self):
         """(C, U, R), whose product is W_adapted in the stored orientation. Source: Eq. 8."""
         return self.C, self.U, self.R
+
+    def update(self):
+        """C U R in the stored orientation, alpha left out. Source: Eq. 8."""
+        return self.C.to(self.U.dtype) @ self.U @ self.R.to(self.U.dtype)
+
+    def as_lora(self):
+        """(A (r, in), B (out, r)) of PEFT's LoRA, whose B A is the update as (out, in)."""
+        left, right = self.C.to(self.U.dtype) @ self.U, self.R.to(self.U.dtype)
+        return (right, left) if self.transposed else (left.T, right.T)
+
+    def share_basis(self, other):
+        own, theirs = self.basis, getattr(other, "basis", None)
+        if theirs is not None and own.device == theirs.device and torch.equal(own, theirs):
+            self.basis = theirs
 
     def extra_repr(self):
         return f"rank={self.U.shape[0]}, alpha={self.alpha:g}"
@@ -135,6 +161,15 @@ class LoRALinear(AdapterLayer):
     def factors(self):
         """(A, I, B), whose product is the update as (in, out)."""
         return self.A, torch.eye(self.A.shape[1], device=self.A.device), self.B
+
+    def as_lora(self):
+        """(A (r, in), B (out, r)) of PEFT's LoRA, whose B A is the update as (out, in)."""
+        return self.A.T, self.B.T
+
+    def update(self):
+        """A B in the stored orientation, alpha left out. Source: Eq. 1."""
+        update = self.A @ self.B
+        return update.T if self.transposed else update
 
     def extra_repr(self):
         return f"rank={self.A.shape[1]}, alpha={self.alpha:g}"

@@ -76,7 +76,7 @@ def test_rank_too_large_leaves_the_model_alone(llama):
 
 def test_twice_is_refused(llama):
     add_adapters(llama, LoRAConfig(rank=2))
-    with pytest.raises(ValueError, match="has adapters already"):
+    with pytest.raises(ValueError, match="has an adapter 'default' already"):
         add_adapters(llama, LoRAConfig(rank=2))
 
 

@@ -1,0 +1,226 @@
+"""An adapter on disk: saved, loaded again bit for bit, exported as a PEFT LoRA adapter.
+
+Two files: `adapter.safetensors` and `adapter.json`. Of CURLoRA only U and the index vectors are
+kept, since C and R are columns and rows of weights that the base model brings along; a checksum of
+these tells whether it is the same base model. Nothing is ever unpickled.
+"""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from . import cur
+from .adapters import CURLoRAConfig, LoRAConfig, adapter_names, attach, config_of, layers_of
+from .layers import CURLoRALinear, LoRALinear, adapter_dtype
+
+TENSORS, DESCRIPTION = "adapter.safetensors", "adapter.json"
+FORMAT = "curlora_lite adapter 1"
+CONFIGS = {"curlora": CURLoRAConfig, "lora": LoRAConfig}
+
+
+class AdapterFileError(ValueError):
+    """An adapter folder is not whole, not of this format, or not of this base model."""
+
+
+def save_adapter(model, folder, name=None):
+    """Write the adapter called `name` (the active one, if None) into `folder`, made if need be.
+
+    CURLoRA: U (n, r, r) as trained, rows and columns (n, r) as int32, of n projections. LoRA:
+    A (in, r) and B (r, out) of each. Both: a checksum of columns and rows of each frozen weight.
+    Returns how many bytes that takes: Mistral-7B at rank 16, some 115 KB.
+    """
+    layers, config = layers_of(model, name), config_of(model, name)
+    description = {
+        "format": FORMAT,
+        "kind": next(kind for kind, known in CONFIGS.items() if isinstance(config, known)),
+        "config": dataclasses.asdict(config),
+        "projections": {path: _checksum(layer) for path, layer in layers.items()},
+    }
+    tensors = {k: t.detach().cpu().contiguous() for k, t in _tensors(layers).items()}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / TENSORS)
+    (folder / DESCRIPTION).write_text(json.dumps(description) + "\n")
+    return sum((folder / file).stat().st_size for file in (TENSORS, DESCRIPTION))
+
+
+def load_adapter(model, folder, name="default"):
+    """Add the adapter saved in `folder` to `model` under `name`, active; returns the names wrapped.
+
+    Every number is as it was saved, bit for bit. AdapterFileError, saying which file and what was
+    expected, for a folder that lacks a file, a damaged or foreign file, projections or shapes that
+    the model does not have, indices out of range, numbers that are not finite, or frozen weights
+    other than those the adapter was trained on; ValueError if the name is taken. The model is then
+    as it was.
+    """
+    folder = Path(folder)
+    if name in adapter_names(model):
+        raise ValueError(f"name: the model has an adapter {name!r} already")
+    description = _read_description(folder / DESCRIPTION)
+    config = _read_config(folder / DESCRIPTION, description)
+    paths = description["projections"]
+    bases = {path: _base(model, path, folder) for path in paths}
+    tensors = _read_tensors(folder / TENSORS)
+    layers = {}
+    for place, (path, expected) in enumerate(paths.items()):
+        layers[path] = _layer(bases[path], config, tensors, path, place, folder / TENSORS)
+        if _checksum(layers[path]) != expected:
+            raise AdapterFileError(
+                f"{folder}: the frozen weight of {path} is not the one this adapter was trained on "
+                f"(checksum {_checksum(layers[path])}, expected {expected}). Load it into the same "
+                "base model in the same precision"
+            )
+    attach(model, layers, config, name)
+    return list(layers)
+
+
+def export_to_peft(model, folder, name=None):
+    """Write the adapter called `name` (the active one, if None) as a PEFT LoRA adapter.
+
+    CURLoRA is exactly a LoRA of rank r: with PEFT's delta W = (lora_alpha / r) B A, `nn.Linear` has
+    A = R, B = C U; Conv1D A = (C U)^T, B = R^T; lora_alpha = alpha r. Whatever serves LoRA serves
+    it (vLLM: set `max_lora_rank` to r at least; its default is 16). Returns the bytes written.
+    """
+    layers, config = layers_of(model, name), config_of(model, name)
+    tensors = {}
+    for path, layer in layers.items():
+        down, up = layer.as_lora()
+        for key, tensor in (("lora_A", down), ("lora_B", up)):
+            stored = tensor.detach().float().cpu().contiguous()
+            tensors[f"base_model.model.{path}.{key}.weight"] = stored.clone()
+    adapter_config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": getattr(model.config, "_name_or_path", "") or None,
+        "r": config.rank,
+        "lora_alpha": config.alpha * config.rank,
+        "target_modules": list(config.target_modules),
+        "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for layer in layers.values()),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / "adapter_model.safetensors", folder / "adapter_config.json"]
+    save_file(tensors, files[0], metadata={"format": "pt"})
+    files[1].write_text(json.dumps(adapter_config, indent=2) + "\n")
+    return sum(file.stat().st_size for file in files)
+
+
+def _tensors(layers):
+    if all(isinstance(layer, CURLoRALinear) for layer in layers.values()):
+        return {
+            "U": torch.stack([layer.U for layer in layers.values()]),
+            "rows": torch.stack([layer.rows for layer in layers.values()]).to(torch.int32),
+            "cols": torch.stack([layer.cols for layer in layers.values()]).to(torch.int32),
+        }
+    return {f"{path}.{k}": getattr(layer, k) for path, layer in layers.items() for k in "AB"}
+
+
+def _checksum(layer):
+    """Of columns and rows of the frozen weight: those chosen or, for LoRA, r at even distances."""
+    W = layer.base.weight.detach()
+    if isinstance(layer, CURLoRALinear):
+        rows, cols = layer.rows, layer.cols
+    else:
+        rank = layer.A.shape[1]
+        rows, cols = (torch.arange(rank, device=W.device) * (n // rank) for n in W.shape)
+    digest = hashlib.sha256(f"{W.dtype} {tuple(W.shape)}".encode())
+    for part in (W[rows], W[:, cols]):
+        digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _read_description(path):
+    try:
+        description = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise AdapterFileError(f"{path}: there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise AdapterFileError(f"{path}: not a whole JSON file ({error})") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise AdapterFileError(f"{path}: not a description of an adapter, format {FORMAT!r}")
+    paths = description.get("projections")
+    if description.get("kind") not in CONFIGS or not isinstance(paths, dict) or not paths:
+        raise AdapterFileError(
+            f"{path}: expected `kind`, one of {', '.join(CONFIGS)}, and `projections`, not empty"
+        )
+    return description
+
+
+def _read_config(path, description):
+    try:
+        values = dict(description["config"])
+        if isinstance(values.get("selection"), dict):
+            values["selection"] = cur.Selection(**values["selection"])
+        return CONFIGS[description["kind"]](**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise AdapterFileError(
+            f"{path}: its `config` is not one of an adapter ({error})"
+        ) from error
+
+
+def _read_tensors(path):
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise AdapterFileError(f"{path}: there is no such file") from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise AdapterFileError(f"{path}: not a whole safetensors file ({error})") from error
+
+
+def _base(model, path, folder):
+    """The frozen projection of `model` at `path`, whatever adapter it wears now."""
+    module = dict(model.named_modules()).get(path)
+    module = getattr(module, "base", module)
+    if not isinstance(module, (nn.Linear, Conv1D)):
+        raise AdapterFileError(f"{folder}: this {type(model).__name__} has no projection {path!r}")
+    return module
+
+
+def _layer(base, config, tensors, path, place, file):
+    """The adapter layer of one projection, its tensors checked and put in."""
+    rank, dtype = config.rank, adapter_dtype(base.weight)
+    a, b = base.weight.shape
+    if isinstance(config, CURLoRAConfig):
+        rows = _take(tensors, "rows", place, (rank,), torch.int32, file).long()
+        cols = _take(tensors, "cols", place, (rank,), torch.int32, file).long()
+        for name, indices, size in (("rows", rows, a), ("cols", cols, b)):
+            if indices.min() < 0 or indices.max() >= size:
+                raise AdapterFileError(
+                    f"{file}: {name} of {path} go from {int(indices.min())} to "
+                    f"{int(indices.max())}, expected within 0 to {size - 1}"
+                )
+        layer = CURLoRALinear(base, rank, config.alpha, indices=(rows, cols))
+        trained = {"U": _take(tensors, "U", place, (rank, rank), dtype, file)}
+    else:
+        layer = LoRALinear(base, rank, config.alpha, generator=torch.Generator())
+        n_out, n_in = layer.out_in
+        trained = {
+            "A": _take(tensors, f"{path}.A", None, (n_in, rank), dtype, file),
+            "B": _take(tensors, f"{path}.B", None, (rank, n_out), dtype, file),
+        }
+    for name, value in trained.items():
+        if not torch.isfinite(value).all():
+            raise AdapterFileError(f"{file}: {name} of {path} holds numbers that are not finite")
+        getattr(layer, name).data.copy_(value)
+    return layer
+
+
+def _take(tensors, key, place, shape, dtype, file):
+    """One tensor, or its slice number `place`, of exactly this shape and dtype."""
+    found = tensors.get(key)
+    if found is not None and place is not None:
+        found = found[place] if found.dim() and place < len(found) else None
+    if found is None or tuple(found.shape) != shape or found.dtype != dtype:
+        had = "nothing" if found is None else f"{tuple(found.shape)} {found.dtype}"
+        raise AdapterFileError(f"{file}: {key} is {had}, expected {shape} {dtype}")
+    return found

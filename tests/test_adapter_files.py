@@ -1,0 +1,313 @@
+"""An adapter's life: saved, loaded, merged, switched, exported; on tiny models."""
+
+import copy
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from curlora_lite import (
+    AdapterFileError,
+    CURLoRAConfig,
+    LoRAConfig,
+    active_adapter,
+    adapter_layers,
+    adapter_names,
+    add_adapters,
+    count_trainable,
+    disable_adapters,
+    export_to_peft,
+    load_adapter,
+    merge_adapters,
+    models,
+    remove_adapters,
+    save_adapter,
+    set_adapter,
+    unmerge_adapters,
+)
+
+IDS = torch.tensor([[1, 5, 9, 3, 7], [2, 2, 8, 60, 4]])
+TARGETS = {"llama": ["q_proj", "k_proj", "v_proj"], "gpt2": ["c_attn"]}
+CONFIGS = {
+    "curlora": lambda targets: CURLoRAConfig(rank=4, alpha=1.7, target_modules=targets),
+    # drawn with replacement: at this rank some indices stand twice
+    "curlora, repeated": lambda targets: CURLoRAConfig(
+        rank=16, alpha=0.6, target_modules=targets, selection="authors"
+    ),
+    "lora": lambda targets: LoRAConfig(rank=4, alpha=1.7, target_modules=targets),
+}
+
+
+@pytest.fixture(params=["llama", "gpt2"])
+def model(request):
+    return request.getfixturevalue(request.param)
+
+
+def targets_of(model):
+    return TARGETS[model.config.model_type]
+
+
+def train(model, seed=0):
+    """Stands for training: every trainable parameter gets seeded noise."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.data += 0.05 * noise.to(parameter.dtype)
+
+
+def trained(model, config="curlora", name="default", seed=0):
+    add_adapters(model, CONFIGS[config](targets_of(model)), name)
+    train(model, seed)
+    return model
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_loaded_is_saved_bit_for_bit(model, config, tmp_path):
+    other = copy.deepcopy(model)
+    base = logits(model)
+    trained(model, config)
+    written = save_adapter(model, tmp_path / "adapter")
+    assert written == sum(f.stat().st_size for f in (tmp_path / "adapter").iterdir())
+    wrapped = load_adapter(other, tmp_path / "adapter")
+    assert wrapped == [name for name, _ in adapter_layers(model)]
+    assert torch.equal(logits(other), logits(model)) and not torch.equal(logits(other), base)
+    assert count_trainable(other) == count_trainable(model)
+    one, two = model.state_dict(), other.state_dict()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_what_it_takes_on_disk_for_mistral(tmp_path):
+    """96 projections of Mistral-7B at rank 16, by their count: at most 130 KB."""
+    tiny, targets = models.meta_model("Mistral-7B-v0.3")
+    names = add_adapters(tiny, CURLoRAConfig(rank=16, target_modules=targets))
+    tensors = {"U": torch.zeros(96, 16, 16)}
+    tensors |= {k: torch.zeros(96, 16, dtype=torch.int32) for k in ("rows", "cols")}
+    save_file(tensors, tmp_path / "file")
+    description = json.dumps({name: "0" * 16 for name in names})
+    assert len(names) == 96
+    assert (tmp_path / "file").stat().st_size + len(description) < 130_000
+
+
+def other_weights(model, folder):
+    next(
+        m for n, m in model.named_modules() if n.endswith(tuple(targets_of(model)))
+    ).weight.data *= 2
+
+
+def other_shape(model, folder):
+    edit(folder, lambda d: d["config"].update(rank=3))
+
+
+def other_projection(model, folder):
+    edit(folder, lambda d: d["projections"].update({"../../etc/passwd": "0"}))
+
+
+def truncated(model, folder):
+    file = folder / "adapter.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def a_pickle(model, folder):
+    (folder / "adapter.safetensors").unlink()
+    torch.save({"U": torch.zeros(1)}, folder / "adapter.safetensors")
+
+
+def no_tensors(model, folder):
+    (folder / "adapter.safetensors").unlink()
+
+
+def no_description(model, folder):
+    (folder / "adapter.json").unlink()
+
+
+def not_json(model, folder):
+    (folder / "adapter.json").write_text("{")
+
+
+def other_format(model, folder):
+    edit(folder, lambda d: d.update(format="x"))
+
+
+def other_kind(model, folder):
+    edit(folder, lambda d: d.update(kind="dora"))
+
+
+def unknown_field(model, folder):
+    edit(folder, lambda d: d["config"].update(colour="red"))
+
+
+def out_of_range(model, folder):
+    change(folder, "rows", 10_000)
+
+
+def negative(model, folder):
+    change(folder, "cols", -1)
+
+
+def not_finite(model, folder):
+    change(folder, "U", float("nan"))
+
+
+def edit(folder, what):
+    description = json.loads((folder / "adapter.json").read_text())
+    what(description)
+    (folder / "adapter.json").write_text(json.dumps(description))
+
+
+def change(folder, key, value):
+    tensors = load_file(folder / "adapter.safetensors")
+    tensors[key][0, 0] = value
+    save_file(tensors, folder / "adapter.safetensors")
+
+
+BROKEN = {
+    other_weights: "is not the one this adapter was trained on",
+    other_shape: r"U is \(4, 4\).*expected \(3, 3\)|rows is \(4,\).*expected \(3,\)",
+    other_projection: "has no projection '../../etc/passwd'",
+    truncated: "not a whole safetensors file",
+    a_pickle: "not a whole safetensors file",
+    no_tensors: "adapter.safetensors: there is no such file",
+    no_description: "adapter.json: there is no such file",
+    not_json: "not a whole JSON file",
+    other_format: "not a description of an adapter",
+    other_kind: "expected `kind`, one of curlora, lora",
+    unknown_field: "its `config` is not one of an adapter.*colour",
+    out_of_range: "rows of .* to 10000, expected within 0 to 31",
+    negative: "cols of .* from -1 to",
+    not_finite: "holds numbers that are not finite",
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda f: f.__name__)
+def test_broken_folders_are_refused_and_change_nothing(llama, tmp_path, broken):
+    other = copy.deepcopy(llama)
+    save_adapter(trained(llama), tmp_path)
+    broken(other, tmp_path)
+    before, state = logits(other), other.state_dict().keys()
+    with pytest.raises(AdapterFileError, match=BROKEN[broken]):
+        load_adapter(other, tmp_path)
+    assert torch.equal(logits(other), before) and other.state_dict().keys() == state
+    assert not adapter_names(other)
+
+
+def test_lora_over_other_weights_is_refused(llama, tmp_path):
+    other = copy.deepcopy(llama)
+    save_adapter(trained(llama, "lora"), tmp_path)
+    other_weights(other, tmp_path)
+    with pytest.raises(AdapterFileError, match="not the one this adapter was trained on"):
+        load_adapter(other, tmp_path)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_merged_is_a_plain_model_and_unmerging_restores_the_bits(model, config, tmp_path):
+    base = {k: v.clone() for k, v in model.state_dict().items()}
+    names = set(dict(model.named_modules()))
+    trained(model, config)
+    adapted = logits(model)
+    wrapped = [name for name, _ in adapter_layers(model)]
+    assert merge_adapters(model) == wrapped
+    assert set(dict(model.named_modules())) == names
+    # one rounding of each weight to fp32 against two summed outputs
+    torch.testing.assert_close(logits(model), adapted, rtol=1e-4, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(plain), logits(model))
+    with pytest.raises(ValueError, match="its adapter is merged"):
+        add_adapters(model, CONFIGS[config](targets_of(model)), "second")
+    assert unmerge_adapters(model) == wrapped
+    assert torch.equal(logits(model), adapted)
+    merge_adapters(model)
+    remove_adapters(model)
+    assert all(torch.equal(v, base[k]) for k, v in model.state_dict().items())
+
+
+def test_nothing_to_merge_or_unmerge(llama):
+    with pytest.raises(ValueError, match="name: got None; adapters on this model: none"):
+        merge_adapters(llama)
+    with pytest.raises(ValueError, match="no adapter is merged"):
+        unmerge_adapters(llama)
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_peft_gives_the_same_logits(model, config, tmp_path):
+    base = copy.deepcopy(model)
+    trained(model, config)
+    if config == "curlora, repeated":
+        layer = next(layer for _, layer in adapter_layers(model))
+        assert len(set(layer.rows.tolist())) < 16
+    export_to_peft(model, tmp_path)
+    served = PeftModel.from_pretrained(base, tmp_path).eval()
+    torch.testing.assert_close(logits(served), logits(model), rtol=0, atol=1e-5)
+    with served.disable_adapter():
+        assert (logits(served) - logits(model)).abs().max() > 1e-3
+
+
+def test_several_adapters_one_active(model):
+    base = logits(model)
+    trained(model, "curlora", "one", seed=1)
+    one = logits(model)
+    trained(model, "curlora", "two", seed=2)
+    trained(model, "lora", "three", seed=3)
+    three = logits(model)
+    assert adapter_names(model) == ["one", "two", "three"] and active_adapter(model) == "three"
+    set_adapter(model, "one")
+    assert torch.equal(logits(model), one)
+    assert count_trainable(model) == len(list(adapter_layers(model))) * 16
+    with disable_adapters(model):
+        assert torch.equal(logits(model), base) and active_adapter(model) is None
+    assert torch.equal(logits(model), one)
+    set_adapter(model, "three")
+    assert torch.equal(logits(model), three)
+    remove_adapters(model, "two")
+    assert torch.equal(logits(model), three) and adapter_names(model) == ["one", "three"]
+    remove_adapters(model, "three")
+    assert torch.equal(logits(model), base) and active_adapter(model) is None
+    set_adapter(model, "one")
+    assert torch.equal(logits(model), one)
+    with pytest.raises(ValueError, match="name: got 'two', expected one of one"):
+        set_adapter(model, "two")
+
+
+def test_equal_indices_share_what_is_derived_from_the_weight(llama):
+    trained(llama, "curlora", "one")
+    one = dict(adapter_layers(llama))
+    trained(llama, "curlora", "two")
+    two = dict(adapter_layers(llama))
+    assert all(two[n].basis is one[n].basis and two[n].U is not one[n].U for n in one)
+    add_adapters(llama, CURLoRAConfig(rank=4, seed=9), "three")
+    assert all(layer.basis is not one[n].basis for n, layer in adapter_layers(llama))
+
+
+def test_a_copy_is_its_own(llama):
+    trained(llama, "curlora", "one")
+    trained(llama, "curlora", "two", seed=1)
+    twin = copy.deepcopy(llama)
+    before = logits(twin)
+    train(llama, seed=7)
+    assert torch.equal(logits(twin), before) and not torch.equal(logits(llama), before)
+    set_adapter(twin, "one")
+    set_adapter(llama, "one")
+    assert torch.equal(logits(twin), logits(llama))
+
+
+def test_an_adapter_saved_by_name(llama, tmp_path):
+    other = copy.deepcopy(llama)
+    trained(llama, "curlora", "one", seed=1)
+    one = logits(llama)
+    trained(llama, "curlora", "two", seed=2)
+    save_adapter(llama, tmp_path, "one")
+    load_adapter(other, tmp_path, "again")
+    assert torch.equal(logits(other), one) and active_adapter(other) == "again"
+    with pytest.raises(ValueError, match="has an adapter 'again' already"):
+        load_adapter(other, tmp_path, "again")
+    with pytest.raises(ValueError, match="name: got 'five'; adapters on this model: one, two"):
+        save_adapter(llama, tmp_path, "five")
