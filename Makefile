@@ -37,6 +37,7 @@ OPTIONS = $(CHOSEN) $(if $(RANKS),--ranks $(RANKS)) $(if $(SEEDS),--seeds $(SEED
 
 help: ## this list
 	@echo "make TARGET [PROFILE=embedded] [RANKS=8,16] [SEEDS=0,1] [METHODS=lora,curlora] [QUICK=1]"
+	@echo "            [PROTOCOL=corrected] [PRECISION=fp32] [CHECKPOINTING=1] [MIRROR=DIR] [WORKERS=1]"
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
 
 setup: $(READY) ## make the environment from requirements.lock (TORCH_BACKEND=cpu: torch's small CPU build, through uv)
@@ -74,7 +75,7 @@ notebook: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyter lab --notebook-dir=. notebooks
 
 report: reproduce ## one HTML page of the executed notebooks
-	@$(RUN) report $(CHOSEN)
+	@$(RUN) report $(OPTIONS)
 
 readme: $(READY) ## put the committed tables into README.md
 	@$(RUN) readme

@@ -46,7 +46,7 @@ def _parser():
         command.set_defaults(run=run)
         command.add_argument("--profile", default="embedded")
         command.add_argument("--quick", action="store_true", help="the profile's small variant")
-        if name == "reproduce":
+        if name in ("reproduce", "report"):
             command.add_argument("--ranks", type=_integers)
             command.add_argument("--seeds", type=_integers)
             command.add_argument("--methods", type=lambda text: text.split(","))
@@ -81,7 +81,7 @@ def reproduce(options):
 
     start = time.perf_counter()
     profile = options.profile = _profile(options)
-    chosen = {name: getattr(options, name) for name in PARAMETERS if name != "profile"}
+    chosen = _chosen(options)
     tables = profiles.profile_named(profile).tables
     for table in tables:  # every argument is checked before anything is fetched
         profiles.grid(profile, table, **chosen)
@@ -94,8 +94,11 @@ def reproduce(options):
     lost = [f"{run.spec['method']}-{run.spec['rank']}: {run.message}" for run in failed]
     if lost:
         raise ValueError(f"{len(lost)} of {len(runs)} runs gave no result: {'; '.join(lost)}")
-    executed = [execute(name, {"profile": profile, **chosen}) for name in notebooks(profile)]
-    folder = records.ROOT / "results" / profile
+    folder = records.outputs(profile, **chosen)
+    executed = [
+        execute(name, {"profile": profile, **chosen}, target=folder / "notebooks" / f"{name}.ipynb")
+        for name in notebooks(profile)
+    ]
     for table in tables:
         print("\n" + (folder / "tables" / f"{table}.md").read_text())
     print(f"tables, figures, notebooks and records: {folder.relative_to(records.ROOT)}/")
@@ -103,6 +106,10 @@ def reproduce(options):
         f"{computed} runs computed and {sum(executed)} of {len(executed)} notebooks executed "
         f"in {_duration(time.perf_counter() - start)}; the rest was there already"
     )
+
+
+def _chosen(options):
+    return {name: getattr(options, name) for name in PARAMETERS if name != "profile"}
 
 
 def _profile(options):
@@ -139,7 +146,7 @@ def report(options):
     from . import fetch
 
     profile = _profile(options)
-    folder = records.ROOT / "results" / profile
+    folder = records.outputs(profile, **_chosen(options))
     paths = [folder / "notebooks" / f"{name}.ipynb" for name in reversed(notebooks(profile))]
     absent = [str(path) for path in paths if not path.exists()]
     if absent:
@@ -160,19 +167,25 @@ def report(options):
     print(f"report: {target.relative_to(records.ROOT)}")
 
 
-def readme(options):
-    """Put a profile's tables between the README's marks, so that no number there is typed."""
-    path = records.ROOT / "README.md"
-    path.write_text(filled(path.read_text(), records.ROOT / "results" / options.profile / "tables"))
+def readme(_):
+    """Put tables between the marks of the READMEs, so that no number there is typed."""
+    for path in (records.ROOT / "README.md", *(records.ROOT / "results").glob("*/README.md")):
+        path.write_text(filled(path.read_text(), table_text))
 
 
-def filled(text, folder):
-    """`text` with each `<!-- name --> … <!-- /name -->` holding `<folder>/name.md`."""
+def table_text(profile, name):
+    """The Markdown of one table in `results/<profile>/tables`."""
+    return (records.ROOT / "results" / profile / "tables" / f"{name}.md").read_text()
+
+
+def filled(text, content):
+    """`text` with each `<!-- profile/name --> … <!-- /profile/name -->` holding that table.
+
+    content: (profile, name) -> Markdown.
+    """
     return re.sub(
-        r"<!-- (\w+) -->.*?<!-- /\1 -->",
-        lambda mark: (
-            f"<!-- {mark[1]} -->\n{(folder / f'{mark[1]}.md').read_text()}<!-- /{mark[1]} -->"
-        ),
+        r"<!-- ([\w-]+)/(\w+) -->.*?<!-- /\1/\2 -->",
+        lambda m: f"<!-- {m[1]}/{m[2]} -->\n{content(m[1], m[2])}<!-- /{m[1]}/{m[2]} -->",
         text,
         flags=re.DOTALL,
     )
@@ -226,7 +239,12 @@ def _tidy(book, inputs):
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         if "outputs" in cell:  # progress bars
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+            cell.outputs = [o for o in cell.outputs if not _is_progress(o)]
+
+
+def _is_progress(output):
+    widget = "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+    return widget or output.get("name") == "stderr"
 
 
 def _inputs(source, parameters, profile):

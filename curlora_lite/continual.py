@@ -157,6 +157,8 @@ def run(spec, progress=lambda what, examples=0: None):
 def _sequence(spec, loaded, record, progress):
     model, pad_id = loaded.model.requires_grad_(False), loaded.tokenizer.pad_token_id
     progress("perplexity")
+    part = "tune" if spec.tune else "eval"
+    record.data["text"] = {part: data.digest_of_text(data.load_text(part, spec.source))}
     record.perplexity["initial"] = _base_perplexity(spec, loaded)
     if spec.method != "head-only":
         add_adapters(model, adapter_config(spec))

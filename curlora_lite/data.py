@@ -73,6 +73,11 @@ def digest(dataset):
     return hashlib.sha256(json.dumps(dataset.to_list()).encode()).hexdigest()
 
 
+def digest_of_text(text):
+    """Hex sha256 of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def origins(source):
     """Where the data of a source come from: one dict a repository, for a record."""
     known("source", source, SOURCES)

@@ -1,11 +1,14 @@
 """Records -> matplotlib figures, legible in print and to the colour-blind."""
 
 import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from . import fetch, metrics, paper
 from .profiles import method_label
 from .records import by_cell
+from .tables import MODEL_LABELS, TASKS, task_label
 
 # Okabe and Ito's colours; the marker tells methods apart without them.
 STYLES = {
@@ -14,8 +17,8 @@ STYLES = {
     "curlora": {"color": "#0072B2", "marker": "o"},
 }
 LINES = ("-", "--", ":", "-.")
-STAGES = ("MRPC", "SST-2", "Sentiment140")
-TASKS = ("mrpc", "sst2", "sentiment140")
+FILLS = ("none", "left", "full", "top")  # of the marker, by rank
+STAGES = tuple(TASKS.values())
 
 
 def save(figure, stem):
@@ -38,18 +41,42 @@ def _cells(records):
 
 
 def _style(method, rank, ranks):
-    line = "-" if rank is None else LINES[sorted(set(ranks)).index(rank) % len(LINES)]
-    return {**STYLES[method], "linestyle": line, "label": method_label(method, rank)}
+    place = None if rank is None else sorted(set(ranks)).index(rank)
+    line = "-" if place is None else LINES[place % len(LINES)]
+    fill = "full" if place is None else FILLS[place % len(FILLS)]
+    label = method_label(method, rank)
+    return {**STYLES[method], "linestyle": line, "fillstyle": fill, "label": label}
 
 
-def _plot(ax, x, values, style, shift=0.0):
+def _title(figure, records):
+    """Whose figure it is, so that it can stand alone."""
+    spec = records[0].spec
+    seeds = sorted({record.spec["seed"] for record in records})
+    said = f"{MODEL_LABELS[spec['model']['name']]}, {spec['profile']} profile, "
+    said += f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    figure.suptitle(said, fontsize=9)
+
+
+def _plain(axis):
+    """Ticks of a log axis at 1, 2 and 5, as plain numbers."""
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _plot(ax, x, values, style, shift=0.0, intervals=None):
     """A line of means over seeds, with a bar of one standard deviation where there are several.
 
-    shift: moves the line sideways, so that equal values do not hide each other.
+    shift: moves the line sideways, so that equal values do not hide each other. intervals: (low,
+    high) of each point, drawn where there is one seed only.
     """
     points = [metrics.mean_and_spread(v) for v in values]
     spread = [p[1] or 0 for p in points]
-    bars = {"yerr": spread, "capsize": 2, "elinewidth": 0.8} if any(spread) else {}
+    if intervals and not any(spread):
+        below = [max(0.0, p[0] - low) for p, (low, _) in zip(points, intervals, strict=True)]
+        above = [max(0.0, high - p[0]) for p, (_, high) in zip(points, intervals, strict=True)]
+        spread = [below, above]
+    bars = {"yerr": spread, "capsize": 2, "elinewidth": 0.7} if np.any(spread) else {}
     shifted = [place + shift for place in x]
     ax.errorbar(shifted, [p[0] for p in points], markersize=5, linewidth=1.3, **bars, **style)
 
@@ -73,53 +100,64 @@ def _new(columns=1, width=None, height=2.8) -> tuple[Figure, list]:
     return figure, list(axes[0])
 
 
-def _stage_axis(ax, first):
-    names = STAGES[first:]
-    ax.set_xticks(range(first, len(STAGES)), names)
-    ax.set_xlim(first - 0.25, len(STAGES) - 0.75)
+def _stage_axis(ax, first, source):
+    names = [task_label(task, source).replace("Sentiment140", "Sent.140") for task in TASKS]
+    ax.set_xticks(range(first, len(STAGES)), names[first:])
+    ax.set_xlim(first - 0.35, len(STAGES) - 0.65)
     ax.set_xlabel("after training on")
 
 
 def accuracy(records):
-    """Accuracy of every task over the stages, one panel a task, a line a method and rank."""
-    cells = _cells(records)
-    figure, axes = _new(len(STAGES))
-    for j, (ax, (task, label)) in enumerate(
-        zip(axes, zip(TASKS, STAGES, strict=True), strict=True)
-    ):
+    """Accuracy of every task over the stages, one panel a task, a line a method and rank.
+
+    Bars: one standard deviation over seeds or, of a single run, Wilson's 95 % interval.
+    """
+    cells, source = _cells(records), records[0].spec["source"]
+    figure, axes = _new(len(STAGES), width=9.4, height=3.3)
+    for j, (ax, task) in enumerate(zip(axes, TASKS, strict=True)):
         stages = range(j, len(STAGES))
+        width = 0.5 * (len(STAGES) - j) / len(STAGES)  # of the whole bundle of lines
+        n, majority = _size_and_majority(cells, task)
         for k, ((method, rank), runs) in enumerate(cells.items()):
             values = [[run.accuracy(task, i + 1) for run in runs] for i in stages]
-            shift = 0.05 * (k - (len(cells) - 1) / 2)
-            _plot(ax, list(stages), values, _style(method, rank, _ranks(cells)), shift)
-        score = next(iter(cells.values()))[0].score(task, len(STAGES))
-        ax.axhline(score["majority"], color="black", linewidth=0.9, linestyle=(0, (1, 2)))
-        ax.annotate("majority class", (0.02, score["majority"]), xycoords=("axes fraction", "data"),
-                    fontsize=7, va="bottom")  # fmt: skip
-        name = label if records[0].spec["source"] == "paper" else f"{label} stand-in"
-        ax.set_title(f"{name} (n = {score['n']})", fontsize=10)
-        ax.set_ylim(0, 1)
-        _stage_axis(ax, j)
+            intervals = [metrics.wilson_interval(v[0], n) for v in values]
+            shift = width * (k / max(1, len(cells) - 1) - 0.5)
+            _plot(ax, list(stages), values, _style(method, rank, _ranks(cells)), shift, intervals)
+        dotted = {"color": "black", "linewidth": 0.9, "linestyle": (0, (1, 2))}
+        ax.axhline(majority, label="majority class", **dotted)
+        ax.set_title(f"{task_label(task, source)} (n = {n:,})", fontsize=10)
+        ax.set_ylim(0, 1.02)
+        _stage_axis(ax, j, source)
     axes[0].set_ylabel("accuracy")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    _title(figure, records)
     return figure
 
 
+def _size_and_majority(cells, task):
+    score = next(iter(cells.values()))[0].score(task, len(STAGES))
+    return score["n"], score["majority"]
+
+
 def perplexity(records):
-    """Perplexity before and after the three tasks, log axis, one line a method and rank."""
+    """Perplexity after the three tasks over perplexity before, a point a method and rank."""
     cells = _cells(records)
-    figure, (ax,) = _new(1, width=5.2)
-    for (method, rank), runs in cells.items():
-        values = [
-            [run.perplexity["initial"]["perplexity"] for run in runs],
-            [run.final_perplexity() for run in runs],
-        ]
-        _plot(ax, [0, 1], values, _style(method, rank, _ranks(cells)))
+    figure, (ax,) = _new(1, width=4.6)
+    labels = []
+    for k, ((method, rank), runs) in enumerate(cells.items()):
+        ratios = [r.final_perplexity() / r.perplexity["initial"]["perplexity"] for r in runs]
+        _plot(ax, [k], [ratios], _style(method, rank, _ranks(cells)))
+        mean = metrics.mean_and_spread(ratios)[0]
+        ax.annotate(f"{mean:,.2f}" if mean < 100 else f"{mean:,.0f}", (k, mean), (0, 6),
+                    textcoords="offset points", ha="center", fontsize=7)  # fmt: skip
+        labels.append(method_label(method, rank))
+    ax.axhline(1, color="black", linewidth=0.9, linestyle=(0, (1, 2)))
     ax.set_yscale("log")
-    ax.set_xticks([0, 1], ["before", "after three tasks"])
-    ax.set_xlim(-0.2, 1.2)
-    ax.set_ylabel("perplexity (log scale)")
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    ax.set_ylim(0.8, max(2.0, 1.4 * ax.get_ylim()[1]))
+    _plain(ax.yaxis)
+    ax.set_xticks(range(len(labels)), labels, rotation=40, ha="right", fontsize=8)
+    ax.set_ylabel("perplexity, after / before (log)", fontsize=9)
+    _title(figure, records)
     return figure
 
 
@@ -128,35 +166,40 @@ def parameters(records):
     cells = {cell: runs for cell, runs in _cells(records).items() if cell[0] != "head-only"}
     figure, (ax,) = _new(1, width=4.6)
     ranks = sorted(set(_ranks(cells)))
-    for shift, method in ((-0.2, "lora"), (0.2, "curlora")):
+    for shift, method in ((-0.1, "lora"), (0.1, "curlora")):
         counts = {
             r: cells[method, r][0].trainable["adapter"] for r in ranks if (method, r) in cells
         }
         places = [ranks.index(r) + shift for r in counts]
-        name = method_label(method, None)
-        bars = ax.bar(places, counts.values(), 0.38, color=STYLES[method]["color"], label=name)
-        ax.bar_label(bars, [f"{c:,}" for c in counts.values()], fontsize=7, padding=2)
+        style = {**STYLES[method], "linestyle": "none", "label": method_label(method, None)}
+        ax.plot(places, list(counts.values()), **style)
+        for place, count in zip(places, counts.values(), strict=True):
+            ax.annotate(f"{count:,}", (place, count), (0, 6), textcoords="offset points",
+                        ha="center", fontsize=7)  # fmt: skip
     ax.set_yscale("log")
     ax.set_xticks(range(len(ranks)), [str(r) for r in ranks])
     ax.set_xlabel("rank")
     ax.set_ylabel("trainable parameters (log scale)")
-    ax.margins(y=0.15)
+    ax.margins(x=0.2, y=0.2)
     figure.legend(loc="outside right center", fontsize=8)
+    _title(figure, records)
     return figure
 
 
 def growth(records):
-    """||W_adapted||_F / ||W||_F after each stage: mean over projections, the paper's §4 claim."""
+    """||W_adapted||_F / ||W||_F in percent after each stage, mean over projections. Source: §4."""
     cells = {cell: runs for cell, runs in _cells(records).items() if cell[0] != "head-only"}
     figure, (ax,) = _new(1, width=5.2, height=3.2)
     for (method, rank), runs in cells.items():
-        values = [[_mean_norm(run, i) for run in runs] for i in range(len(STAGES))]
+        values = [[100 * _mean_norm(run, i) for run in runs] for i in range(len(STAGES))]
         _plot(ax, list(range(len(STAGES))), values, _style(method, rank, _ranks(cells)))
-    _stage_axis(ax, 0)
+    _stage_axis(ax, 0, records[0].spec["source"])
     ax.set_yscale("log")
-    ax.set_ylabel(r"$\Vert W_\mathrm{adapted}\Vert_F \,/\, \Vert W\Vert_F$", fontsize=9)
-    ax.set_title("mean over wrapped projections", fontsize=9)
+    _plain(ax.yaxis)
+    ax.set_ylabel("norm of the update / norm of W, %", fontsize=9)
+    ax.set_title("CUR or AB, mean over the wrapped projections", fontsize=8)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    _title(figure, records)
     return figure
 
 
@@ -166,13 +209,15 @@ def _mean_norm(record, stage):
 
 
 def selection(probabilities):
-    """Sorted probabilities of Eq. 3 and Eq. 4 and the author's: name -> (n,) tensor."""
+    """How likely each column is drawn, columns by their norm: name -> (n,) tensor; Eq. 3 first."""
     figure, (ax,) = _new(1, width=5.2)
     colours = ("#0072B2", "#D55E00", "#009E73", "#777777")
+    order = next(iter(probabilities.values())).argsort()
     for (name, p), colour, line in zip(probabilities.items(), colours, LINES, strict=False):
-        ax.plot(p.sort().values * len(p), color=colour, linestyle=line, label=name)
+        ax.plot(p[order] * len(p), color=colour, linestyle=line, label=name)
     ax.set_yscale("log")
-    ax.set_xlabel("column, sorted by each probability")
+    _plain(ax.yaxis)
+    ax.set_xlabel("column, from the smallest norm to the largest")
     ax.set_ylabel("probability × number of columns")
     figure.legend(loc="outside right center", fontsize=8)
     return figure

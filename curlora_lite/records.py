@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import uuid
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from . import fetch
+from . import fetch, memory
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ("finished", "diverged")  # `out of memory` is tried again
@@ -29,7 +30,8 @@ class RunRecord:
     spec: the RunSpec as plain data. status: `finished`, `diverged` (a result too) or
     `out of memory` (none: the next call tries again).
     stages: one dict per task trained, in order: `task`, `training` (losses per step, steps, tokens,
-    seconds, last learning rate), `scores` (task -> accuracy, n, majority, predicted), `norms`
+    seconds, last learning rate), `scores` (task -> accuracy, n, majority, how often each class was
+    predicted, the answer to each row), `norms`
     (projection -> ||update||_F / ||W||_F), seconds and peak memory in MiB.
     perplexity: `initial` and `final`, each with its scored tokens.
     trainable: parameters of the adapter and of each head. data: sha256 of every part used.
@@ -75,6 +77,21 @@ def by_cell(records):
 def runs_folder(profile, results=None):
     """`results/<profile>/runs`."""
     return Path(results or ROOT / "results") / profile / "runs"
+
+
+def outputs(profile, results=None, **chosen):
+    """The folder for tables, figures and notebooks of a grid.
+
+    `results/<profile>` for the profile's own grid; for any other choice of ranks, seeds and so on a
+    folder of its own below `selections`, so that it does not replace the profile's tables.
+    """
+    folder = Path(results or ROOT / "results") / profile
+    named = []
+    for name, value in chosen.items():
+        if value:
+            text = "-".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            named.append(f"{name}-{re.sub(r'[^A-Za-z0-9-]+', '-', text)}")
+    return folder / "selections" / "_".join(named) if named else folder
 
 
 def save(record, path):
@@ -135,6 +152,7 @@ def provenance(device):
         "platform": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
         "threads": torch.get_num_threads(),
+        "cores": memory.cores(),
         **commit(),
     }
 

@@ -65,11 +65,16 @@ def predict(backbone, head, rows, pad_id, last_position=False):
 
 
 def score_task(backbone, head, encoded, pad_id, last_position=False):
-    """`Accuracy` of `head` on a task's encoded rows, as a dict (see `predict`)."""
+    """`Accuracy` of `head` on a task's encoded rows, as a dict (see `predict`).
+
+    `answers`: the predicted class of each row, one digit a row, so that two runs can be compared
+    row by row later.
+    """
     predictions = predict(backbone, head, encoded.ids, pad_id, last_position)
-    return Accuracy(keep_in_memory=True).compute(
+    score = Accuracy(keep_in_memory=True).compute(
         predictions=predictions, references=encoded.labels.tolist(), classes=head.out_features
     )
+    return {**score, "answers": "".join(map(str, predictions))}
 
 
 def perplexity(model, ids, window, stride=None):

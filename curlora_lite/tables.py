@@ -1,4 +1,4 @@
-"""Records -> Table -> Markdown, CSV and LaTeX, all from the one object."""
+"""Records -> the paper's two tables, as Markdown, CSV and LaTeX from the one object."""
 
 import csv
 import io
@@ -7,23 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import fetch, metrics, paper
-from .adapters import CURLoRAConfig, LoRAConfig, add_adapters, count_trainable
-from .models import meta_model
 from .profiles import method_label
 from .protocol import Protocol
 from .records import by_cell
 
 MODEL_LABELS = {
-    "smollm2-135m": "SmolLM2-135M",
+    "smollm2-135m": "SmolLM2-135M-Instruct",
     "small-gpt2": "small GPT-2",
     "gpt2-large": "GPT-2 Large",
     "mistral-7b": "Mistral-7B-v0.3",
 }
+WEIGHTS = {"smollm2-135m": "4-bit weights dequantised and held", "small-gpt2": "trained and held"}
+TASKS = {"mrpc": "MRPC", "sst2": "SST-2", "sentiment140": "Sentiment140"}
 # Scores that stand beside the published rows (see `continual._examples`).
 BESIDE = {
-    "sentiment140, balanced": "↳ on as many positive as negative rows",
-    "sentiment140, three classes": "↳ on held-out rows of three classes",
+    "sentiment140, balanced": "as many positive as negative rows",
+    "sentiment140, three classes": "held-out rows of three classes",
 }
+CONSTANT = 0.95  # from this share of one answer on, a score is marked as a constant answer's
+CLOSE = 0.005  # published scores have two decimals
 
 
 @dataclass(frozen=True)
@@ -54,18 +56,19 @@ class Table:
 
     def latex(self):
         """A `table` environment with booktabs rules, ready to be put into a report."""
-        lines = [r"\begin{table}", r"\centering", rf"\caption{{{_tex(self.caption)}}}"]
+        lines = ["% needs booktabs and graphicx", r"\begin{table}", r"\centering"]
+        lines += [rf"\caption{{{_tex(self.caption)}}}", r"\resizebox{\textwidth}{!}{%"]
         align = "".join("l" if i in self.left else "r" for i in range(len(self.columns)))
         lines += [rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
         lines += [_tex_row(self.columns), r"\midrule", *map(_tex_row, self.rows), r"\bottomrule"]
-        lines += [r"\end{tabular}", *(rf"\par\footnotesize {_tex(n)}" for n in self.notes)]
+        lines += [r"\end{tabular}}", *(rf"\par\footnotesize {_tex(n)}" for n in self.notes)]
         return "\n".join([*lines, r"\end{table}"]) + "\n"
 
-    def save(self, stem):
-        """Write `<stem>.md`, `.csv` and `.tex`; returns the three paths."""
-        texts = {".md": self.markdown(), ".csv": self.csv(), ".tex": self.latex()}
-        paths = [Path(f"{stem}{suffix}") for suffix in texts]
-        for path, text in zip(paths, texts.values(), strict=True):
+    def save(self, stem, suffixes=(".md", ".csv", ".tex")):
+        """Write `<stem>.md`, `.csv` and `.tex`, or some of them; returns the paths."""
+        texts = {".md": self.markdown, ".csv": self.csv, ".tex": self.latex}
+        paths = [Path(f"{stem}{suffix}") for suffix in suffixes]
+        for path, text in zip(paths, (texts[suffix]() for suffix in suffixes), strict=True):
             with fetch.aside(path) as part:
                 part.write_text(text)
         return paths
@@ -74,12 +77,22 @@ class Table:
         return self.markdown()
 
 
-_TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "±": r"$\pm$", "§": r"\S{}", "↳": ""}
-_TEX |= {"∞": r"$\infty$", "×": r"$\times$", "≥": r"$\geq$"}
+_TEX = {
+    "†": r"$^\dagger$",
+    "‡": r"$^\ddagger$",
+    "&": r"\&",
+    "%": r"\%",
+    "_": r"\_",
+    "#": r"\#",
+    "±": r"$\pm$",
+    "§": r"\S{}",
+    "↳": r"\quad ",
+}
+_TEX |= {"↳": r"\quad ", "∞": r"$\infty$", "×": r"$\times$", "≥": r"$\geq$"}
 
 
 def _tex(text):
-    return "".join(_TEX.get(c, c) for c in text).strip()
+    return "".join(_TEX.get(c, c) for c in text)
 
 
 def _tex_row(cells):
@@ -94,27 +107,52 @@ def results_table(records):
     deviation where there are several. ValueError if records of different profiles, tables,
     protocols or precisions are mixed.
     """
-    specs = [record.spec for record in records]
-    shared = shared_spec(specs)
+    shared = shared_spec([record.spec for record in records])
     cells = by_cell(records)
-    table, ours = shared["table"], MODEL_LABELS[shared["model"]["name"]]
+    table, source = shared["table"], shared["source"]
     rows = []
-    for place, (_, label, task, stage) in enumerate(paper.ROWS):
+    for place, (task, stage) in enumerate(paper.ROWS):
+        label = _row_label(task, stage, source)
         values = [_cell(cells[cell], task, stage) for cell in cells]
-        n, majority = _n_and_majority(records, task, stage)
-        rows.append((label, n, majority, *values))
-        published = [paper.PUBLISHED[table].get(cell) for cell in cells]
-        share = _number(paper.MAJORITY[task]) if task else ""
-        rest = ["" if p is None else _number(p[place]) for p in published]
-        rows.append((f"↳ published, {paper.MODELS[table]}", "", share, *rest))
+        rows.append((label, *_n_and_majority(records, task, stage), *values))
+        rows.append(_published_row(table, task, place, cells))
         for name, what in BESIDE.items():
-            if task == "sentiment140" and any(score_of(run, name) for run in records):
+            if task == "sentiment140" and any(run.score(name, stage) for run in records):
                 values = [_cell(cells[cell], name, stage) for cell in cells]
-                rows.append((what, *_n_and_majority(records, name, stage), *values))
-    number = table[-1]
-    caption = f"Table {number}, {shared['profile']} profile: {_stands_for(shared)}"
+                rows.append((f"↳ {what}", *_n_and_majority(records, name, stage), *values))
+    caption = f"Table {table[-1]}, {shared['profile']} profile: {_stands_for(shared)}"
     columns = ("", "n", "Majority", *(method_label(*cell) for cell in cells))
-    return Table(caption, columns, tuple(rows), _notes(records, shared, table, ours))
+    return Table(caption, columns, tuple(rows), _notes(records, shared, rows))
+
+
+def task_label(task, source):
+    """`MRPC`, or `MRPC*` where other data stands in for it."""
+    return TASKS[task] + ("" if source == "paper" else "*")
+
+
+def _row_label(task, stage, source):
+    if task is None:
+        return "Perplexity before" if stage == 0 else "Perplexity after"
+    return f"{task_label(task, source)} after {task_label(tuple(TASKS)[stage - 1], source)}"
+
+
+def _published_row(table, task, place, cells):
+    """What the paper published for its model; n and the majority class are ours (see the notes)."""
+    published = [paper.PUBLISHED[table].get(cell) for cell in cells]
+    shown = ["" if p is None else _number(p[place]) for p in published]
+    if task is None:
+        return (
+            f"↳ published, {paper.MODELS[table]}",
+            f"{paper.SETTINGS[table]['text_tokens']:,} tokens",
+            "",
+            *shown,
+        )
+    share = paper.MAJORITY[task]
+    for i, values in enumerate(published):
+        if values and min(abs(values[place] - c) for c in (share, 1 - share)) <= CLOSE:
+            shown[i] += "‡"
+    n = f"{paper.EVAL_ROWS[task]:,}"
+    return (f"↳ published, {paper.MODELS[table]}", n, _number(share), *shown)
 
 
 def shared_spec(specs):
@@ -141,14 +179,11 @@ def _stands_for(shared):
     return f"{model}, on {data}"
 
 
-def score_of(record, task):
-    """The last score of `task` in a record, or None."""
-    return record.score(task, len(record.stages))
-
-
 def _cell(records, task, stage):
     if task:
-        return _mean([record.accuracy(task, stage) for record in records])
+        scores = [record.score(task, stage) for record in records]
+        constant = any(s and max(s["predicted"]) >= CONSTANT * s["n"] for s in scores)
+        return _mean([r.accuracy(task, stage) for r in records]) + ("†" if constant else "")
     if stage == 0:
         return _mean([record.perplexity["initial"]["perplexity"] for record in records])
     return _mean([record.final_perplexity() for record in records])
@@ -164,6 +199,9 @@ def _mean(values):
 def _number(value):
     if math.isinf(value):
         return "∞"
+    value = round(value, 9) + 0.0  # no minus zero
+    if abs(value) < 0.005:
+        return "0.00"
     return f"{value:.3g}" if value >= 1e5 else f"{value:,.1f}" if value >= 1000 else f"{value:.2f}"
 
 
@@ -172,33 +210,75 @@ def _n_and_majority(records, task, stage):
     if not task:
         return f"{whole.perplexity['initial']['tokens']:,} tokens", ""
     score = whole.score(task, stage)
-    return (str(score["n"]), _number(score["majority"])) if score else ("", "")
+    return (f"{score['n']:,}", _number(score["majority"])) if score else ("", "")
 
 
-def _notes(records, shared, table, ours):
+def _notes(records, shared, rows):
+    table, own = shared["table"], shared["source"] == "paper"
+    ours, theirs = MODEL_LABELS[shared["model"]["name"]], paper.MODELS[table]
+    marked = "".join(cell for row in rows for cell in row)
+    lost = [f"{r.spec['method']} {r.status}: {r.message}" for r in records if r.message]
+    notes = [
+        f"Ours: {ours}, {_weights(shared)}, {_seeds(records)}; protocol "
+        f"{Protocol(**shared['protocol']).name()}. {_departures(shared)}",
+        f"Rows marked ↳ published: {theirs} on the paper's data (arXiv 2408.14572), one run each"
+        + (": compare patterns, not values. " if ours != theirs or not own else ". ")
+        + "Their n and majority class are counted by us; the paper gives neither.",
+        _sampling_note(records),
+    ]
+    if not own:
+        notes.insert(
+            1, "A name with * stands for other data in its place; perplexity is of editorials."
+        )
+    if "†" in marked:
+        notes.append(f"† at least {100 * CONSTANT:.0f} % of the answers are one class.")
+    if "‡" in marked:
+        notes.append("‡ to two decimals the accuracy of always giving one answer.")
+    return (*notes, _origin_note(records), *lost)
+
+
+def _weights(shared):
+    held = WEIGHTS.get(shared["model"]["name"], "weights held")
+    return f"{held} in {shared['precision']}"
+
+
+def _seeds(records):
     seeds = sorted({record.spec["seed"] for record in records})
+    listed = ", ".join(map(str, seeds))
+    if len(seeds) == 1:
+        return f"one run each, seed {listed}"
+    return f"mean ± sample standard deviation over seeds {listed}"
+
+
+def _departures(shared):
+    """Where sizes and rates differ from the paper's, in words; the paper's own in brackets."""
+    theirs = paper.SETTINGS[shared["table"]]
+    rows = paper.TRAIN_ROWS[shared["table"]]
+    trained = [
+        f"{t['name']} {t['train_rows']:,} × {t['epochs']}"
+        + ("" if t["train_rows"] == rows[t["name"]] else f" ({rows[t['name']]:,} × {t['epochs']})")
+        for t in shared["tasks"]
+    ]
+    names = {"learning_rate": "nominal learning rate", "batch": "batch", "max_length": "length"}
+    values = [
+        f"{name} {shared[key]:g}" + ("" if shared[key] == theirs[key] else f" ({theirs[key]:g})")
+        for key, name in names.items()
+    ]
+    if shared["protocol"]["perplexity"] == "first-tokens":
+        text = f"perplexity over {shared['text_tokens']:,} tokens"
+        if shared["text_tokens"] != shared["text_window"]:
+            text += f" in windows of {shared['text_window']:,}"
+        if shared["text_tokens"] != theirs["text_tokens"]:
+            text += f" ({theirs['text_tokens']:,} in one)"
+        values.append(text)
+    said = "; the paper's own in brackets where they differ"
+    return f"Training rows × epochs {', '.join(trained)}; {', '.join(values)}{said}."
+
+
+def _origin_note(records):
     commits = sorted({str(record.provenance["commit"])[:10] for record in records})
     where = sorted({record.provenance["device"] for record in records})
-    spread = "mean ± sample standard deviation over" if len(seeds) > 1 else "one run each,"
-    sizes = {t["name"]: (t["train_rows"], t["epochs"]) for t in shared["tasks"]}
-    trained = ", ".join(f"{name} {rows} × {epochs}" for name, (rows, epochs) in sizes.items())
-    protocol = Protocol(**shared["protocol"]).name()
-    said = "on the paper's own data" if shared["source"] == "embedded" else "on the same data"
-    other = "" if ours == paper.MODELS[table] else "another model"
-    other += " on other data" if shared["source"] == "embedded" else ""
-    warning = f": {other}, to compare patterns with, not values" if other else ""
-    lost = [f"{r.spec['method']} {r.status}: {r.message}" for r in records if r.message]
-    return (
-        f"Ours: {ours} ({shared['precision']} frozen weights), {spread} "
-        f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}; "
-        f"protocol {protocol}; training rows × epochs: {trained}; "
-        f"nominal learning rate {shared['learning_rate']:g}.",
-        f"The rows marked “published” are {paper.MODELS[table]}'s {said} (arXiv 2408.14572), one "
-        f"run each{warning}. Majority is the accuracy of always answering the most frequent class.",
-        _sampling_note(records),
-        f"Computed at commit {', '.join(commits)} on {', '.join(where)}.",
-        *lost,
-    )
+    return f"Computed by the code at commit {', '.join(commits)} on {', '.join(where)}."
 
 
 def _sampling_note(records):
@@ -208,58 +288,8 @@ def _sampling_note(records):
     for n in sorted(sizes):
         low, high = metrics.wilson_interval(0.7, n)
         parts.append(f"{low:.2f} to {high:.2f} for n = {n}")
-    return f"95 % interval (Wilson) of an accuracy of 0.70: {', '.join(parts)}."
-
-
-def parameters_table():
-    """§4.5: the paper's parameter counts beside counts taken from the real shapes.
-
-    Ours are counted on the meta device: models of the real configurations, adapters added, the
-    parameters that receive gradients summed. Source: §4.5 and the author's stored outputs.
-    """
-    rows = []
-    for name in ("Mistral-7B-v0.3", "GPT-2 Large"):
-        model, targets = meta_model(name)
-        counts = {("full", None): count_trainable(model)}
-        for rank in paper.RANKS:
-            for method, config in (("lora", LoRAConfig), ("curlora", CURLoRAConfig)):
-                model, _ = meta_model(name)
-                add_adapters(model, config(rank=rank, target_modules=targets))
-                counts[method, rank] = count_trainable(model)
-        for (method, rank), count in counts.items():
-            said, source = paper.PARAMETERS.get((name, method, rank), (None, ""))
-            label = "all weights" if method == "full" else method_label(method, rank)
-            share = "1" if method == "full" else f"{count / counts['full', None]:.1e}"
-            published = "" if said is None else f"{said:,}"
-            rows.append((f"{name}, {label}", f"{count:,}", share, published, source))
-    return Table(
-        "Trainable parameters: counted on the real shapes, and as published",
-        ("", "Counted", "Share of all", "Published", "Source"),
-        tuple(rows),
-        (
-            "Counted on the meta device: no weights are needed. Heads are not included.",
-            "An empty cell under Published: the paper gives no figure.",
-        ),
-        left=(0, 4),
-    )
-
-
-def stand_in_table(report):
-    """How good a language model Table 2's stand-in is: `models.stand_in_report()` as a Table."""
-    rows = (
-        ("small GPT-2", f"{report['perplexity']:,.1f}", f"{report['parameters']:,}"),
-        ("unigram frequencies", f"{report['unigram_perplexity']:,.1f}", ""),
-    )
-    return Table(
-        "Table 2's stand-in on held-out editorials",
-        ("", "Perplexity per token", "Parameters"),
-        rows,
-        (
-            f"{report['held_out_tokens']:,} held-out tokens of its own BPE; trained on "
-            f"{report['training_tokens']:,} other tokens for {report['epochs']:.1f} epochs.",
-            "The unigram model answers each token's frequency in the training text.",
-        ),
-    )
+    said = "95 % interval (Wilson) of an accuracy of 0.70, for the choice of rows alone"
+    return f"{said}: {', '.join(parts)}."
 
 
 def summary_table(records):
@@ -288,7 +318,7 @@ def summary_table(records):
         tasks = [stage["task"] for stage in whole.stages]
         majority = [whole.stages[-1]["scores"][task]["majority"] for task in tasks]
         constant = _number(sum(majority) / len(majority))
-        rows.append(("Majority class", constant, constant, "0.00", "1.00", "", ""))
+        rows.append(("Majority class", constant, constant, "", "", "", ""))
     return Table(
         f"Table {shared['table'][-1]}'s runs in summary, {shared['profile']} profile",
         ("", "Just learned", "ACC", "Forgetting", "Perplexity ratio", "Finished", "Seconds"),
@@ -296,42 +326,7 @@ def summary_table(records):
         (
             "Just learned: accuracy of each task right after its own stage. ACC: of all tasks at "
             "the end. Forgetting: best earlier less last, over the earlier tasks. Perplexity "
-            "ratio: after over before. Means over tasks, then over seeds.",
+            "ratio: after over before. Means over the tasks, whatever their number of classes, "
+            "then over seeds. Seconds: of one run, others beside it where cores allow.",
         ),
     )
-
-
-def provenance_table(records):
-    """Which code, machine, data and model the records come from: one row per kind of value."""
-    first = records[0]
-    gathered = {
-        "runs": {f"{len(records)}, {sum(r.seconds for r in records) / 3600:.2f} hours in all"},
-        "commit": {str(r.provenance["commit"]) for r in records},
-        "code changed since that commit": {str(r.provenance["dirty"]) for r in records},
-        "machine": {
-            f"{r.provenance['device']}, {r.provenance['threads']} threads" for r in records
-        },
-        "platform": {r.provenance["platform"] for r in records},
-        "python": {r.provenance["python"] for r in records},
-        **{k: {r.provenance["packages"][k] for r in records} for k in first.provenance["packages"]},
-        "precision": {f"{r.spec['model']['name']}: {r.spec['precision']}" for r in records},
-        "model": {f"{r.spec['model']['name']}: {_origin(r.sources['model'])}" for r in records},
-        "data": {_origin(o) for r in records for o in r.sources["data"]},
-        "model sha256": {f"{r.spec['model']['name']}: {r.model_sha256[:16]}" for r in records},
-        "data sha256": {
-            f"{r.spec['table']} {task} {part}: {digest[:16]}"
-            for r in records
-            for task, parts in r.data.items()
-            for part, digest in parts.items()
-        },
-    }
-    rows = tuple((key, "; ".join(sorted(values))) for key, values in gathered.items())
-    return Table("Provenance of the records", ("", "Value"), rows, left=(0, 1))
-
-
-def _origin(origin):
-    """Where something came from, in words."""
-    if origin["source"] == "embedded":
-        return "embedded"
-    revision = origin["revision"] or "not said"
-    return f"{origin['repository']}, {origin['source']}, revision {revision}"

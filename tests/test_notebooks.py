@@ -9,9 +9,10 @@ import nbformat
 import papermill
 import pytest
 
-from curlora_lite import cli
+from curlora_lite import cli, records
 
-FOLDER = Path(__file__).parent.parent / "notebooks"
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "notebooks"
 BOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
@@ -113,16 +114,30 @@ def test_the_command_line_refuses_before_it_fetches(arguments, message, monkeypa
     assert message in capsys.readouterr().err
 
 
-def test_the_readme_shows_the_committed_tables(tmp_path):
-    """Whoever changes the results runs `make readme`. Tables computed anew here are not meant."""
-    root = FOLDER.parent
-    text = (root / "README.md").read_text()
-    names = re.findall(r"<!-- (\w+) -->", text)
-    assert {"table1", "table2"} <= set(names)
-    for name in names:
-        committed = f"HEAD:results/embedded/tables/{name}.md"
-        shown = subprocess.run(["git", "-C", str(root), "show", committed], capture_output=True)
-        if shown.returncode:
-            pytest.skip("not a git checkout")
-        (tmp_path / f"{name}.md").write_bytes(shown.stdout)
-    assert cli.filled(text, tmp_path) == text
+def committed(path):
+    """A file as the last commit has it; tables computed anew here are not meant."""
+    shown = subprocess.run(["git", "-C", str(ROOT), "show", f"HEAD:{path}"], capture_output=True)
+    if shown.returncode:
+        pytest.skip(f"no {path} in a commit")
+    return shown.stdout.decode()
+
+
+@pytest.mark.parametrize("page", ["README.md", "results/smollm2/README.md"])
+def test_the_pages_show_the_committed_tables(page):
+    """Whoever changes the results runs `make readme`."""
+    text = (ROOT / page).read_text()
+    names = re.findall(r"<!-- ([\w-]+/\w+) -->", text)
+    profiles_shown = {name.split("/")[0] for name in names}
+    assert profiles_shown >= ({"embedded", "smollm2"} if page == "README.md" else {"smollm2"})
+    content = lambda profile, name: committed(f"results/{profile}/tables/{name}.md")  # noqa: E731
+    assert cli.filled(text, content) == text
+
+
+def test_other_choices_do_not_replace_the_profiles_tables(tmp_path):
+    nothing = {"ranks": None, "seeds": None, "protocol": None, "checkpointing": False}
+    assert records.outputs("embedded", tmp_path, **nothing) == tmp_path / "embedded"
+    chosen = {**nothing, "ranks": [8, 16], "protocol": "published,readout=last-token"}
+    name = "ranks-8-16_protocol-published-readout-last-token"
+    assert records.outputs("embedded", tmp_path, **chosen) == (
+        tmp_path / "embedded" / "selections" / name
+    )
