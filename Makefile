@@ -24,7 +24,8 @@ READY := .venv/.curlora_lite
 endif
 # the hub is asked only by profiles that need it, and only where there is no mirror
 OFFLINE := $(if $(MIRROR)$(filter embedded,$(PROFILE)),HF_HUB_OFFLINE=1)
-RUN := $(OFFLINE) $(if $(MIRROR),CURLORA_MIRROR='$(abspath $(MIRROR))') $(BIN)/python -m curlora_lite
+ASK := $(if $(MIRROR),CURLORA_MIRROR='$(abspath $(MIRROR))') $(BIN)/python -m curlora_lite
+RUN := $(OFFLINE) $(ASK)
 
 CHOSEN = --profile $(PROFILE) $(if $(filter-out 0,$(QUICK)),--quick)
 OPTIONS = $(CHOSEN) $(if $(RANKS),--ranks $(RANKS)) $(if $(SEEDS),--seeds $(SEEDS)) \
@@ -59,8 +60,8 @@ endif
 reproduce: $(READY) ## both tables, end to end, into results/PROFILE (QUICK=1: rank 8, fewer rows)
 	@$(RUN) reproduce $(OPTIONS)
 
-test: $(READY) ## the tests; no network, under five minutes
-	$(BIN)/python -m pytest -q
+test: $(READY) ## the tests; no network, under five minutes (MIRROR=DIR: the real data too)
+	$(if $(MIRROR),CURLORA_TEST_MIRROR='$(abspath $(MIRROR))') $(BIN)/python -m pytest -q
 
 test-slow: $(READY) fetch ## the longer tests, on the embedded models
 	$(BIN)/python -m pytest -q -m slow
@@ -69,7 +70,7 @@ fetch: $(READY) ## get and prepare ahead of time what PROFILE needs
 	@$(RUN) fetch $(CHOSEN)
 
 doctor: $(READY) ## what this machine has, and which profiles it can run
-	@$(RUN) doctor
+	@$(ASK) doctor
 
 notebook: $(READY) ## open the notebooks in JupyterLab
 	$(BIN)/python -m jupyter lab --notebook-dir=. notebooks

@@ -28,7 +28,19 @@ def main(arguments=None):
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except _failures() as error:
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _failures():
+    """What a run or a notebook that fails raises; imported only when something has failed."""
+    from papermill import PapermillExecutionError
+
+    from .continual import RunFailedError
+
+    return RunFailedError, PapermillExecutionError
 
 
 def _parser():
@@ -91,9 +103,6 @@ def reproduce(options):
     computed = sum(records.find(spec, own=True) is None for spec in specs)
     runs = continual.run_grid(specs, own=True, workers=options.workers)
     failed = [run for run in runs if run.status not in records.RESULTS]
-    lost = [f"{run.spec['method']}-{run.spec['rank']}: {run.message}" for run in failed]
-    if lost:
-        raise ValueError(f"{len(lost)} of {len(runs)} runs gave no result: {'; '.join(lost)}")
     folder = records.outputs(profile, **chosen)
     executed = [
         execute(name, {"profile": profile, **chosen}, target=folder / "notebooks" / f"{name}.ipynb")
@@ -106,6 +115,9 @@ def reproduce(options):
         f"{computed} runs computed and {sum(executed)} of {len(executed)} notebooks executed "
         f"in {_duration(time.perf_counter() - start)}; the rest was there already"
     )
+    if failed:
+        lost = [f"{run.spec['method']}-{run.spec['rank']}: {run.message}" for run in failed]
+        raise ValueError(f"{len(lost)} of {len(runs)} runs gave no result: {'; '.join(lost)}")
 
 
 def _chosen(options):

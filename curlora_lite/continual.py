@@ -7,7 +7,7 @@ import resource
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 
 import torch
 import transformers
@@ -24,6 +24,11 @@ from .adapters import (
 )
 from .checks import whole
 
+
+class RunFailedError(RuntimeError):
+    """A run ended with an error that is not a result; others of its grid are kept."""
+
+
 HEAD_SEED = 1311  # the author's, set just before each task's head is made
 
 
@@ -32,27 +37,27 @@ def plan(profile, table, **chosen):
     return profiles.grid(profile, table, fast=models.fast_precision(), **chosen)
 
 
-def run_grid(specs, results=None, own=False, workers=None):
+def run_grid(specs, results=None, own=False, workers=None, retry=True):
     """A record for every spec, found or computed; computed ones are saved as they come.
 
     own: reuse only records that this working copy computed. workers: processes that compute at
-    once; None for `default_workers`. Shows a progress bar when there is something to compute; an
-    interrupted grid goes on with the next missing run. Returns the records in the order of `specs`.
+    once; None for `default_workers`. retry: try runs again that ran out of memory. Shows a progress
+    bar when there is something to compute; an interrupted grid goes on with the next missing run.
+    Returns the records in the order of `specs`. RunFailedError if a run ends with an error; those
+    beside it are finished and kept.
     """
-    missing = [spec for spec in specs if records.find(spec, results, own) is None]
-    lost = {}
+    statuses = records.RESULTS if retry else records.STATUSES
+    missing = [spec for spec in specs if records.find(spec, results, own, statuses) is None]
     if missing:
         workers = default_workers(missing) if workers is None else workers
         whole("workers", workers, 1)
-        with tqdm(total=sum(s.cost() for s in missing), bar_format=_BAR, mininterval=1) as bar:
+        with tqdm(total=sum(s.cost() for s in missing), bar_format=_BAR, **_SMOOTH) as bar:
             compute = _one_by_one if workers == 1 else _side_by_side
             for spec, record in compute(missing, bar, workers):
                 path = records.runs_folder(spec.profile, results) / f"{spec.key}.json"
                 records.save(record, path)
-                if record.status not in records.RESULTS:
-                    lost[spec.key] = record
             bar.set_description_str(f"{len(missing)} of {len(missing)} runs done")
-    return [lost.get(spec.key) or records.find(spec, results) for spec in specs]
+    return [records.find(spec, results, statuses=records.STATUSES) for spec in specs]
 
 
 def default_workers(specs):
@@ -77,16 +82,30 @@ def _side_by_side(specs, bar, workers):
     start = (max(1, memory.cores() // workers), news)
     shown = _Shown(bar, 0, len(specs))
     threading.Thread(target=_follow, args=(news, shown), daemon=True).start()
+    left, running, failed = list(specs), {}, None
     with ProcessPoolExecutor(workers, context, _start_worker, start) as pool:
-        waiting = {pool.submit(_run_in_worker, spec): spec for spec in specs}
         try:
-            for shown.done, future in enumerate(as_completed(waiting), 1):
-                yield waiting[future], future.result()
+            while running or (left and not failed):
+                # no more than workers can take, so that nothing waits when the user interrupts
+                while left and not failed and len(running) < workers:
+                    spec = left.pop(0)
+                    running[pool.submit(_run_in_worker, spec)] = spec
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    spec, error = running.pop(future), future.exception()
+                    if error is None:
+                        shown.done += 1
+                        yield spec, future.result()
+                    else:  # the runs beside it are finished and kept before it is raised
+                        failed = failed or (spec, error)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.terminate()
             raise
         finally:
             news.put(None)
+    if failed:
+        spec, error = failed
+        raise RunFailedError(f"{spec.key}: {type(error).__name__}: {error}") from error
 
 
 def _follow(news, shown):
@@ -133,21 +152,23 @@ def run(spec, progress=lambda what, examples=0: None):
     torch.backends.cuda.matmul.allow_tf32 = spec.precision == "tf32"
     torch.backends.cudnn.allow_tf32 = spec.precision == "tf32"
     progress("loading the model")
-    loaded = models.load(spec.model.name, spec.precision, device)
-    record = records.RunRecord(spec.to_dict(), model_sha256=loaded.sha256)
-    record.provenance = records.provenance(device)
-    record.sources = {"model": loaded.origin, "data": data.origins(spec.source)}
+    record = records.RunRecord(spec.to_dict(), provenance=records.provenance(device))
+    loaded = None
     with torch.random.fork_rng():
         torch.manual_seed(spec.seed)
         try:
+            loaded = models.load(spec.model.name, spec.precision, device)
+            record.model_sha256 = loaded.sha256
+            record.sources = {"model": loaded.origin, "data": data.origins(spec.source)}
             _sequence(spec, loaded, record, progress)
         except training.DivergedError as error:
             record.status, record.message = "diverged", str(error)
         except torch.OutOfMemoryError as error:
             record.status, record.message = "out of memory", str(error).split("\n")[0]
         finally:
-            loaded.model.eval()
-            remove_adapters(loaded.model)
+            if loaded:
+                loaded.model.eval()
+                remove_adapters(loaded.model)
             if device == "cuda":
                 torch.cuda.empty_cache()
     record.seconds = time.perf_counter() - start
@@ -200,7 +221,7 @@ def _examples(spec, task):
     """part -> Dataset. Sentiment140 has further parts that are scored beside its evaluation rows:
 
     `balanced` (as many negative as positive rows) where these are the first ones, all negative, and
-    `three classes` (rows kept out of training) where they are balanced.
+    `three classes` (rows kept out of training) where they are balanced and three labels trained.
     """
     protocol = spec.protocol
     wanted = {"train": ("train", task.train_rows, protocol)}
@@ -208,7 +229,8 @@ def _examples(spec, task):
     if task.name == "sentiment140" and protocol.sentiment_eval == "first":
         balanced = dataclasses.replace(protocol, sentiment_eval="balanced")
         wanted["balanced"] = ("eval", task.eval_rows // 2 * 2, balanced)
-    if task.name == "sentiment140" and protocol.sentiment_eval == "balanced":
+    three = protocol.sentiment_eval == "balanced" and protocol.labels == "three"
+    if task.name == "sentiment140" and three:
         wanted["three classes"] = ("held-out", None, protocol)
     return {
         name: data.load_task(task.name, part, rows, protocol=chosen, source=spec.source)
@@ -240,9 +262,11 @@ def new_head(model, classes, seed):
 
 
 def _stage(name, trained, model):
+    # on a CPU the process's highest so far, whichever stage or run that was in
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
     if torch.cuda.is_available():
         peak = torch.cuda.max_memory_allocated() / 2**20
+        torch.cuda.reset_peak_memory_stats()
     elif sys.platform == "darwin":
         peak /= 1024  # bytes there
     norms = {n: layer.update_norm() / layer.weight_norm() for n, layer in adapter_layers(model)}
@@ -293,6 +317,7 @@ def _base_perplexity(spec, loaded):
     return dict(loaded.memo[key])
 
 
+_SMOOTH = {"smoothing": 0, "mininterval": 1}  # the time left by the mean rate
 _BAR = "{desc} |{bar:20}| {percentage:3.0f} %, {elapsed} gone, {remaining} left"
 
 
@@ -303,6 +328,10 @@ class _Progress:
         self.show, self.spec = show, spec
 
     def __call__(self, what, examples=0):
-        each = self.spec.training_cost if what.startswith("training") else 1
         name = f"{self.spec.table} {self.spec.label} seed {self.spec.seed}, {what}"
-        self.show(os.getpid(), name, examples * each * self.spec.model.weight)
+        cost = 0
+        if examples:  # of `training TASK`, `scoring TASK` or `scoring TASK, which rows`
+            action, task = what.split(",")[0].split(" ", 1)
+            each = self.spec.training_cost if action == "training" else 1
+            cost = examples * each * self.spec.row_cost(task)
+        self.show(os.getpid(), name, cost)

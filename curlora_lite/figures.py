@@ -32,12 +32,18 @@ def save(figure, stem):
     return paths
 
 
-def _cells(records):
-    """The finished records by method and rank; ValueError if there is none to draw."""
+def _cells(records, adapters=False):
+    """The finished records by method and rank; adapters: those that have one only."""
     cells = by_cell([record for record in records if record.status == "finished"])
-    if not cells:
-        raise ValueError(f"records: none of {len(records)} is finished, expected one at least")
-    return cells
+    return {cell: runs for cell, runs in cells.items() if not adapters or cell[1] is not None}
+
+
+def _empty(what):
+    """A figure that says why there is nothing to draw."""
+    figure, (ax,) = _new(1, width=4.6, height=1.2)
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, what, ha="center", va="center", fontsize=9)
+    return figure
 
 
 def _style(method, rank, ranks):
@@ -113,6 +119,8 @@ def accuracy(records):
     Bars: one standard deviation over seeds or, of a single run, Wilson's 95 % interval.
     """
     cells, source = _cells(records), records[0].spec["source"]
+    if not cells:
+        return _empty("no run finished")
     figure, axes = _new(len(STAGES), width=9.4, height=3.3)
     for j, (ax, task) in enumerate(zip(axes, TASKS, strict=True)):
         stages = range(j, len(STAGES))
@@ -142,10 +150,12 @@ def _size_and_majority(cells, task):
 def perplexity(records):
     """Perplexity after the three tasks over perplexity before, a point a method and rank."""
     cells = _cells(records)
+    if not cells:
+        return _empty("no run finished")
     figure, (ax,) = _new(1, width=4.6)
     labels = []
     for k, ((method, rank), runs) in enumerate(cells.items()):
-        ratios = [r.final_perplexity() / r.perplexity["initial"]["perplexity"] for r in runs]
+        ratios = [r.final_perplexity() / r.initial_perplexity() for r in runs]
         _plot(ax, [k], [ratios], _style(method, rank, _ranks(cells)))
         mean = metrics.mean_and_spread(ratios)[0]
         ax.annotate(f"{mean:,.2f}" if mean < 100 else f"{mean:,.0f}", (k, mean), (0, 6),
@@ -163,7 +173,9 @@ def perplexity(records):
 
 def parameters(records):
     """Trainable parameters of each adapter by rank, log axis; of the models that were run."""
-    cells = {cell: runs for cell, runs in _cells(records).items() if cell[0] != "head-only"}
+    cells = _cells(records, adapters=True)
+    if not cells:
+        return _empty("no run with an adapter finished")
     figure, (ax,) = _new(1, width=4.6)
     ranks = sorted(set(_ranks(cells)))
     for shift, method in ((-0.1, "lora"), (0.1, "curlora")):
@@ -188,7 +200,9 @@ def parameters(records):
 
 def growth(records):
     """||W_adapted||_F / ||W||_F in percent after each stage, mean over projections. Source: §4."""
-    cells = {cell: runs for cell, runs in _cells(records).items() if cell[0] != "head-only"}
+    cells = _cells(records, adapters=True)
+    if not cells:
+        return _empty("no run with an adapter finished")
     figure, (ax,) = _new(1, width=5.2, height=3.2)
     for (method, rank), runs in cells.items():
         values = [[100 * _mean_norm(run, i) for run in runs] for i in range(len(STAGES))]

@@ -57,7 +57,7 @@ def findings_table(records):
 
 
 def _ratio(runs, _):
-    values = [r.final_perplexity() / r.perplexity["initial"]["perplexity"] for r in runs]
+    values = [r.final_perplexity() / r.initial_perplexity() for r in runs]
     return metrics.mean_and_spread(values)[0], SAME
 
 

@@ -147,8 +147,13 @@ def folder(repository):
 
 
 def missing(repository, path):
-    """The file patterns of a repository that match nothing in the folder `path`."""
-    return [pattern for pattern in repository.files if not list(path.glob(pattern))]
+    """What the folder `path` lacks of a repository: patterns that match nothing, absent shards."""
+    absent = [pattern for pattern in repository.files if not list(path.glob(pattern))]
+    index = path / "model.safetensors.index.json"
+    if index.name in repository.files and index.exists():
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        absent += [shard for shard in shards if not (path / shard).exists()]
+    return absent
 
 
 def origin(repository):
@@ -279,9 +284,13 @@ def text(part):
     return "".join(row[0] for row in _rows("text", "eval"))
 
 
-def weights_sha256(path):
-    """One sha256 for the safetensors files of a folder: of the file's own, if there is one."""
-    files = sorted(path.glob("*.safetensors"))
+def weights_sha256(path, patterns=("*.safetensors",)):
+    """One sha256 for the safetensors files of a folder: of the file's own, if there is one.
+
+    patterns: which of them are read; a copy of a whole repository may hold others.
+    """
+    wanted = [pattern for pattern in patterns if pattern.endswith(".safetensors")]
+    files = sorted(file for pattern in wanted for file in path.glob(pattern))
     if len(files) == 1:
         return sha256_of(files[0])
     return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()

@@ -69,7 +69,8 @@ def load(name, precision="fp32", device="cpu"):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # as the author does
-    loaded = Loaded(name, model, tokenizer, hub.weights_sha256(folder), {})
+    patterns = hub.MODELS[name].files if name in hub.MODELS else ("*.safetensors",)
+    loaded = Loaded(name, model, tokenizer, hub.weights_sha256(folder, patterns), {})
     if name in hub.MODELS:
         loaded.origin = hub.origin(hub.MODELS[name])
     return loaded

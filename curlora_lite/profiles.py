@@ -13,6 +13,11 @@ from . import paper
 from .checks import known, whole
 from .protocol import Protocol
 
+# tokens of a row where eight are padded together (SmolLM2's tokenizer); for estimates alone
+TOKENS = {
+    "paper": {"mrpc": 76, "sst2": 30, "sentiment140": 39},
+    "embedded": {"mrpc": 45, "sst2": 42, "sentiment140": 35},
+}
 METHODS = ("head-only", "lora", "curlora")
 TABLES = ("table1", "table2")
 PRECISIONS = ("fp32", "tf32", "bf16")  # tf32: fp32 weights, products in TF32 (GPU)
@@ -39,7 +44,7 @@ class TaskSpec:
 class ModelSpec:
     """A model, the projections that take adapters, and the side its tokenizer pads on.
 
-    weight: how long one example takes, relative to the small GPT-2; for estimates alone.
+    weight: how long one token takes, relative to the small GPT-2; for estimates alone.
     """
 
     name: str
@@ -115,14 +120,20 @@ class RunSpec:
         """How long training on one row takes, relative to scoring it."""
         return 1 if self.method == "head-only" else 4
 
+    def row_cost(self, task):
+        """How long scoring one row of the task called `task` takes, relative to others."""
+        return TOKENS[self.source][task] * self.model.weight
+
     def cost(self):
-        """Relative time of the run, for estimates."""
-        trained = sum(t.train_rows * t.epochs for t in self.tasks)
-        last = len(self.tasks)
-        scored = sum(t.eval_rows * (last - i) for i, t in enumerate(self.tasks))
-        if self.protocol.sentiment_eval == "first":  # balanced rows are scored beside them
-            scored += self.tasks[-1].eval_rows
-        return (self.training_cost * trained + scored) * self.model.weight
+        """Relative time of the run, for estimates; perplexity is left out."""
+        total, last = 0, len(self.tasks)
+        for place, task in enumerate(self.tasks):
+            scored = task.eval_rows * (last - place)
+            if task.name == "sentiment140" and self.protocol.sentiment_eval == "first":
+                scored += task.eval_rows  # balanced rows beside them
+            rows = self.training_cost * task.train_rows * task.epochs + scored
+            total += rows * self.row_cost(task.name)
+        return total
 
 
 def method_label(method, rank):
@@ -148,11 +159,10 @@ class TablePlan:
 
 @dataclass(frozen=True)
 class Profile:
-    """A named set of sizes for one table or both. needs: what it is for, in words."""
+    """A named set of sizes for one table or both."""
 
     name: str
     tables: dict
-    needs: str
     protocol: Protocol
     source: str = "paper"
     ranks: tuple = paper.RANKS
@@ -176,12 +186,18 @@ def _tasks(train, scored, epochs, peaks):
 
 # Highest rate reached, of the nominal one: steps taken / 500 warm-up steps (Table 2's Sentiment140
 # has no schedule).
-PEAKS = {"table1": (375 / 500, 375 / 500, 189 / 500), "table2": (345 / 500, 471 / 500, None)}
+WARMUP = 500  # steps
+PEAKS = {
+    "table1": (375 / WARMUP, 375 / WARMUP, 189 / WARMUP),
+    "table2": (345 / WARMUP, 471 / WARMUP, None),
+}
+# the smaller side of the smallest projection that takes an adapter
+LARGEST_RANK = {"smollm2-135m": 192, "small-gpt2": 192, "gpt2-large": 1280, "mistral-7b": 1024}
 
 
 # Sizes and rates were chosen on the tune part, for time (15 minutes on two cores) and so that the
 # head alone and LoRA learn something; where they do not, the README says so.
-def _embedded(name, train1, train2, scored, text_tokens, rates, needs, **kwargs):
+def _embedded(name, train1, train2, scored, text_tokens, rates, **kwargs):
     table1 = TablePlan(
         model=SMOLLM2,
         tasks=_tasks(train1, scored, (3, 3, 3), PEAKS["table1"]),
@@ -204,7 +220,7 @@ def _embedded(name, train1, train2, scored, text_tokens, rates, needs, **kwargs)
     # the tweets keep their three classes, and are not sorted by them
     protocol = Protocol.parse("published,labels=three,sentiment_eval=held-out")
     tables = {"table1": table1, "table2": table2}
-    return Profile(name, tables, needs, protocol, source="embedded", **kwargs)
+    return Profile(name, tables, protocol, source="embedded", **kwargs)
 
 
 # The paper's own sizes (section 6.2-6.3 and the author's code).
@@ -219,8 +235,8 @@ def _table2(model, precision):
     return TablePlan(model, tasks, 2.5e-4, 32, 256, 256, 256, precision)
 
 
-def _paper(name, needs, **tables):
-    return Profile(name, tables, needs, Protocol.published())
+def _paper(name, **tables):
+    return Profile(name, tables, Protocol.published())
 
 
 PROFILES = {
@@ -230,10 +246,9 @@ PROFILES = {
             "embedded",
             train1=(80, 180, 300),
             train2=(300, 2000, 1000),
-            scored=(274, 400, 400),
+            scored=(274, 400, 800),
             text_tokens=2048,
             rates=(1.5e-3, 3e-3),
-            needs="any machine",
         ),
         _embedded(
             "embedded-quick",
@@ -242,15 +257,13 @@ PROFILES = {
             scored=(150, 200, 200),
             text_tokens=1024,
             rates=(3e-3, 3e-3),
-            needs="any machine, four minutes",
             ranks=(8,),
         ),
         # 8,192 tokens are the model's context, where the paper reads 10,000 at once
-        _paper("smollm2", "a patient CPU, any GPU", table1=_table1(SMOLLM2, 8192, None)),
-        _paper("gpt2-large", "one GPU of 16 GB", table2=_table2(GPT2_LARGE, "fp32")),
+        _paper("smollm2", table1=_table1(SMOLLM2, 8192, None)),
+        _paper("gpt2-large", table2=_table2(GPT2_LARGE, "fp32")),
         _paper(
             "mistral-7b",
-            "one GPU: 40 GB fp32 as published, 24 GB bf16",
             table1=_table1(MISTRAL, 10_000, "fp32"),
         ),
     )
@@ -259,6 +272,9 @@ PROFILES = {
 
 def profile_named(name):
     """The Profile called `name`; ValueError, naming those there are, for another."""
+    whole_name = name.removesuffix("-quick")
+    if name not in PROFILES and whole_name in PROFILES:
+        raise ValueError(f"QUICK: profile {whole_name} has no quick variant; embedded has one")
     known("profile", name, PROFILES)
     return PROFILES[name]
 
@@ -290,8 +306,11 @@ def grid(
     methods = _list("methods", methods, chosen.methods)
     for method in methods:
         known("methods", method, METHODS)
+    largest = LARGEST_RANK[plan.model.name]
     for rank in ranks:
         whole("ranks", rank, 1)
+        if rank > largest:
+            raise ValueError(f"ranks: got {rank}, expected at most {largest} for {plan.model.name}")
     if isinstance(protocol, str):
         protocol = Protocol.parse(protocol)
     protocol = protocol or chosen.protocol
@@ -302,7 +321,7 @@ def grid(
             profile=profile,
             table=table,
             model=plan.model,
-            tasks=_rows_there_are(plan.tasks, chosen.source, protocol),
+            tasks=_rows_there_are(plan.tasks, chosen.source, protocol, plan.batch),
             method=method,
             rank=rank,
             alpha=1.0,
@@ -322,14 +341,22 @@ def grid(
     ]
 
 
-def _rows_there_are(tasks, source, protocol):
-    """Tasks with Sentiment140 cut to the rows left where the protocol keeps a fifth aside."""
+def _rows_there_are(tasks, source, protocol, batch):
+    """Tasks with Sentiment140 cut to the rows left where the protocol keeps a fifth aside.
+
+    Fewer steps then leave the published warm-up earlier, at a lower rate.
+    """
     if source != "paper" or protocol.sentiment_eval == "first":
         return tasks
     kept = {"train_rows": paper.SENTIMENT_TEST_ROWS - paper.SENTIMENT_TEST_ROWS // 5}
     if protocol.sentiment_eval == "held-out":
         kept["eval_rows"] = paper.SENTIMENT_TEST_ROWS // 5
-    return tuple(dataclasses.replace(t, **kept) if t.name == "sentiment140" else t for t in tasks)
+    *others, last = tasks
+    last = dataclasses.replace(last, **kept)
+    if last.peak is not None:
+        steps = last.epochs * -(-last.train_rows // batch)
+        last = dataclasses.replace(last, peak=steps / WARMUP)
+    return (*others, last)
 
 
 def _list(name, value, default):

@@ -19,7 +19,8 @@ import torch
 from . import fetch, memory
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ("finished", "diverged")  # `out of memory` is tried again
+RESULTS = ("finished", "diverged")
+STATUSES = (*RESULTS, "out of memory")  # the last is tried again
 PACKAGES = ("torch", "transformers", "datasets", "evaluate", "tokenizers", "numpy")
 
 
@@ -32,7 +33,8 @@ class RunRecord:
     stages: one dict per task trained, in order: `task`, `training` (losses per step, steps, tokens,
     seconds, last learning rate), `scores` (task -> accuracy, n, majority, how often each class was
     predicted, the answer to each row), `norms`
-    (projection -> ||update||_F / ||W||_F), seconds and peak memory in MiB.
+    (projection -> ||update||_F / ||W||_F), seconds and peak memory in MiB
+    (GPU: of the stage; CPU: of the process so far, which may have done other runs before).
     perplexity: `initial` and `final`, each with its scored tokens.
     trainable: parameters of the adapter and of each head. data: sha256 of every part used.
     sources: where `model` and `data` came from: hub, mirror or embedded, with revision.
@@ -61,9 +63,13 @@ class RunRecord:
         score = self.score(task, stage)
         return math.nan if score is None else score["accuracy"]
 
+    def initial_perplexity(self):
+        """Perplexity of the base model; NaN where a run did not get there."""
+        return self.perplexity.get("initial", {}).get("perplexity", math.nan)
+
     def final_perplexity(self):
-        """Perplexity after the last task; NaN where a diverged run did not get there."""
-        return self.perplexity["final"]["perplexity"] if "final" in self.perplexity else math.nan
+        """Perplexity after the last task; NaN where a run did not get there."""
+        return self.perplexity.get("final", {}).get("perplexity", math.nan)
 
 
 def by_cell(records):
@@ -115,18 +121,18 @@ def load(path):
         raise ValueError(f"{path}: not a whole run record ({error})") from error
 
 
-def find(spec, results=None, own=False):
+def find(spec, results=None, own=False, statuses=RESULTS):
     """The finished (or diverged) record of a spec equal to this one, or None.
 
-    own: only one that was computed in this working copy (records that came with a clone are
-    somebody else's). A damaged file counts as absent.
+    statuses: which records count. own: only one that was computed in this working copy (records
+    that came with a clone are somebody else's). A damaged file counts as absent.
     """
     path = runs_folder(spec.profile, results) / f"{spec.key}.json"
     try:
         record = load(path)
     except (FileNotFoundError, ValueError):
         return None
-    if record.spec != spec.to_dict() or record.status not in RESULTS:
+    if record.spec != spec.to_dict() or record.status not in statuses:
         return None
     if own and record.provenance.get("workspace") != workspace():
         return None

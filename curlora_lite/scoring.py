@@ -8,7 +8,7 @@ import evaluate
 import torch
 from torch.nn import functional as F
 
-from .training import features, pad
+from .training import DivergedError, features, pad
 
 SCORING_BATCH = 64
 PUBLISHED_BATCH = 128  # of Sentiment140's evaluation in the author's code
@@ -83,10 +83,16 @@ def perplexity(model, ids, window, stride=None):
     stride None: read in consecutive windows of `window` tokens, each from a fresh context; the
     first token of a window has no prediction and is not scored. Otherwise windows begin `stride`
     tokens apart, and each scores the tokens that no earlier one has, all but the text's first.
-    Returns `perplexity`, `tokens` (scored), `window`.
+    Returns `perplexity` (exp(700) at most: a collapsed model could exceed what a float holds),
+    `tokens` (scored), `window`. ValueError for a window or a text of fewer than two tokens;
+    DivergedError if the model answers with numbers that are not finite.
     Source: section 6.2. Departure: the paper reads one window; more windows make small models'
     figure steadier.
     """
+    if min(window, len(ids)) < 2:
+        raise ValueError(
+            f"window: got {window} for a text of {len(ids)} tokens, expected 2 or more of both"
+        )
     model.eval()
     device = next(model.parameters()).device
     nats, tokens, done = 0.0, 0, 1
@@ -104,12 +110,9 @@ def perplexity(model, ids, window, stride=None):
                 nats += F.cross_entropy(logits, t, reduction="sum").item()
             tokens, done = tokens + end - first, end
     mean = nats / tokens
-    # a collapsed model's mean can be too large for exp
-    return {
-        "perplexity": math.exp(mean) if mean < 700 else math.inf,
-        "tokens": tokens,
-        "window": window,
-    }
+    if not math.isfinite(mean):
+        raise DivergedError(f"perplexity: the mean log-likelihood is {mean}")
+    return {"perplexity": math.exp(min(mean, 700.0)), "tokens": tokens, "window": window}
 
 
 @contextlib.contextmanager

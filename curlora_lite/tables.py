@@ -185,7 +185,7 @@ def _cell(records, task, stage):
         constant = any(s and max(s["predicted"]) >= CONSTANT * s["n"] for s in scores)
         return _mean([r.accuracy(task, stage) for r in records]) + ("†" if constant else "")
     if stage == 0:
-        return _mean([record.perplexity["initial"]["perplexity"] for record in records])
+        return _mean([record.initial_perplexity() for record in records])
     return _mean([record.final_perplexity() for record in records])
 
 
@@ -208,7 +208,8 @@ def _number(value):
 def _n_and_majority(records, task, stage):
     whole = next((r for r in records if r.status == "finished"), records[0])
     if not task:
-        return f"{whole.perplexity['initial']['tokens']:,} tokens", ""
+        tokens = whole.perplexity.get("initial", {}).get("tokens")
+        return f"{tokens:,} tokens" if tokens else "", ""
     score = whole.score(task, stage)
     return (f"{score['n']:,}", _number(score["majority"])) if score else ("", "")
 
@@ -302,7 +303,7 @@ def summary_table(records):
     for (method, rank), runs in by_cell(records).items():
         done = [run for run in runs if run.status == "finished"]
         R = [metrics.score_matrix(run) for run in done]
-        ratios = [run.final_perplexity() / run.perplexity["initial"]["perplexity"] for run in done]
+        ratios = [run.final_perplexity() / run.initial_perplexity() for run in done]
         measures = (
             [metrics.plasticity(r) for r in R],
             [metrics.average_accuracy(r) for r in R],

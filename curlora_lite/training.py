@@ -1,5 +1,6 @@
 """Train one task: token ids, batches, the class logits' readout, the schedule, the loop."""
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -110,30 +111,24 @@ def train_task(backbone, head, task, encoded, spec, pad_id, on_step=None):
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: rate(step, steps, task.peak, protocol.schedule)
     )
-    backbone.train(protocol.dropout)
-    if spec.checkpointing:
-        options = {"use_reentrant": False}
-        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
-    read = _Reader(backbone, spec, pad_id, device, frozen=not adapter)
     losses, tokens, last_rate = [], 0, 0.0
-    for rows in batches(len(encoded.ids), spec, task):
-        logits = head(read([encoded.ids[i] for i in rows], tuple(rows)))  # (B, classes)
-        loss = F.cross_entropy(logits, encoded.labels[rows].to(device))
-        if not torch.isfinite(loss):
-            raise DivergedError(f"loss {loss.item()} at step {len(losses)} of {steps}")
-        loss.backward()
-        last_rate = schedule.get_last_lr()[0]
-        optimiser.param_groups[0]["eps"] = epsilon(len(losses), protocol.optimiser)
-        optimiser.step()
-        schedule.step()
-        optimiser.zero_grad()
-        losses.append(loss.item())
-        tokens += sum(len(encoded.ids[i]) for i in rows)
-        if on_step:
-            on_step(len(rows))
-    backbone.eval()
-    if spec.checkpointing:
-        backbone.gradient_checkpointing_disable()
+    with _training_mode(backbone, protocol.dropout, spec.checkpointing):
+        read = _Reader(backbone, spec, pad_id, device, frozen=not adapter)
+        for rows in batches(len(encoded.ids), spec, task):
+            logits = head(read([encoded.ids[i] for i in rows], tuple(rows)))  # (B, classes)
+            loss = F.cross_entropy(logits, encoded.labels[rows].to(device))
+            if not torch.isfinite(loss):
+                raise DivergedError(f"loss {loss.item()} at step {len(losses)} of {steps}")
+            loss.backward()
+            last_rate = schedule.get_last_lr()[0]
+            optimiser.param_groups[0]["eps"] = epsilon(len(losses), protocol.optimiser)
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad()
+            losses.append(loss.item())
+            tokens += sum(len(encoded.ids[i]) for i in rows)
+            if on_step:
+                on_step(len(rows))
     seconds = time.perf_counter() - start
     return {
         "losses": losses,
@@ -142,6 +137,34 @@ def train_task(backbone, head, task, encoded, spec, pad_id, on_step=None):
         "seconds": seconds,
         "last_rate": last_rate,
     }
+
+
+@contextlib.contextmanager
+def _training_mode(backbone, dropout, checkpointing):
+    """Within the block the model trains as asked; afterwards it is in evaluation mode.
+
+    Without dropout the model stays in evaluation mode, which is the same but for dropout. Only
+    transformers' checkpointing looks at the mode: there it is training mode, every dropout at zero.
+    """
+    backbone.train(dropout or checkpointing)
+    rates = []
+    if not dropout:
+        for module in backbone.modules():
+            name = "p" if isinstance(module, torch.nn.Dropout) else "attention_dropout"
+            if isinstance(getattr(module, name, None), float):
+                rates.append((module, name, getattr(module, name)))
+                setattr(module, name, 0.0)
+    if checkpointing:
+        options = {"use_reentrant": False}
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    try:
+        yield
+    finally:
+        if checkpointing:
+            backbone.gradient_checkpointing_disable()
+        for module, name, p in rates:
+            setattr(module, name, p)
+        backbone.eval()
 
 
 def batches(rows, spec, task):

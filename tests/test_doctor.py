@@ -1,10 +1,14 @@
 """`make doctor`: what it says of a machine made up here."""
 
 import dataclasses
+import subprocess
+from pathlib import Path
 
 import pytest
 
-from curlora_lite import doctor, hub, memory, models, profiles
+from curlora_lite import doctor, hub, memory, models, profiles, records
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -30,6 +34,23 @@ def test_what_can_run_and_why_not(machine):
     assert "the cache lacks nyu-mll/glue" in line_of(text, "mirror")
     assert line_of(text, "token").endswith("there is one")
     assert "hf_secret" not in text
+
+
+def test_the_hub_is_asked_whatever_the_profile():
+    shown = subprocess.run(["make", "-n", "doctor"], capture_output=True, text=True, cwd=ROOT)
+    assert "curlora_lite doctor" in shown.stdout and "HF_HUB_OFFLINE" not in shown.stdout
+
+
+@pytest.mark.parametrize("profile", ["embedded", "smollm2"])
+def test_estimates_are_near_what_was_measured(profile):
+    """Of the committed records, computed on two cores, two at a time: within a factor of three."""
+    folder = ROOT / "results" / profile / "runs"
+    taken = [records.load(path) for path in folder.glob("*.json")]
+    assert taken
+    seconds = sum(record.seconds for record in taken) / 2
+    specs = [s for t in profiles.PROFILES[profile].tables for s in profiles.grid(profile, t)]
+    estimate = sum(spec.cost() for spec in specs) * doctor.SECONDS["cpu"]
+    assert seconds / 3 < estimate < 3 * seconds
 
 
 def test_a_complete_mirror_is_enough(machine, monkeypatch, tmp_path):

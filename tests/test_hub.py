@@ -132,6 +132,54 @@ def test_origin_says_the_revision_where_the_mirror_knows_it(mirror):
     }
 
 
+def test_a_download_with_a_shard_missing_is_not_whole(tmp_path):
+    names = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", *names[:2]):
+        (tmp_path / name).write_text("{}")
+    index = {"weight_map": {f"w{i}": name for i, name in enumerate(names)}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert hub.missing(hub.MODELS["mistral-7b"], tmp_path) == [names[2]]
+    (tmp_path / names[2]).write_text("{}")
+    assert hub.missing(hub.MODELS["mistral-7b"], tmp_path) == []
+
+
+def test_weights_are_named_by_the_files_that_are_read(tmp_path):
+    """A copy of Mistral's whole repository holds the weights a second time, in one file."""
+    for name in ("model-1.safetensors", "model-2.safetensors"):
+        (tmp_path / name).write_text(name)
+    before = hub.weights_sha256(tmp_path, hub.MODELS["mistral-7b"].files)
+    (tmp_path / "consolidated.safetensors").write_text("the same again")
+    assert hub.weights_sha256(tmp_path, hub.MODELS["mistral-7b"].files) == before
+    assert hub.weights_sha256(tmp_path) != before
+
+
+TEST_MIRROR = os.environ.get("CURLORA_TEST_MIRROR")
+
+
+@pytest.mark.skipif(not TEST_MIRROR, reason="needs a copy of the data sets: make test MIRROR=DIR")
+def test_what_the_real_data_are(monkeypatch):
+    """Counts from the specification; rows that are read are checked against `PINNED` on the way."""
+    monkeypatch.setenv("CURLORA_MIRROR", TEST_MIRROR)
+    hub._rows.cache_clear()
+    first = [mark for _, mark in hub._rows("sentiment140", "eval")[:1024]]
+    assert set(first) == {0}
+    published = Counter(labels("eval", PUBLISHED, 1024))
+    assert published == {0: 1024}
+    assert Counter(mark for _, mark in hub._rows("sentiment140", "train")) == {
+        0: 177,
+        2: 139,
+        4: 182,
+    }
+    assert Counter(labels("eval", CORRECTED, 1024)) == {0: 512, 2: 512}
+    majority = {"mrpc": (408, 279), "sst2": (872, 444)}
+    for task, (n, largest) in majority.items():
+        marks = data.load_task(task, "eval", source="paper")["label"]
+        assert (len(marks), max(Counter(marks).values())) == (n, largest)
+    for task, part in hub.TABLES:
+        assert hub._rows(task, part)
+    hub._rows.cache_clear()
+
+
 @pytest.fixture
 def server():
     """A hub that answers every question with one status and the hub's own error header."""

@@ -5,6 +5,7 @@ A test here fails if somebody quietly corrects the author's choice.
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -128,6 +129,19 @@ def test_what_stands_between_the_texts_of_a_pair(protocol, between):
     assert encoded.ids == [[97, 98, *between, 99]]
 
 
+class WithStart(Letters):
+    """A tokenizer that begins every text with a start token, as Mistral's does."""
+
+    def __call__(self, text):
+        return {"input_ids": [1, *super().__call__(text)["input_ids"]]}
+
+
+def test_mistrals_pairs_have_the_start_token_between(llama):
+    """`<s> A <s> B`, as Llama tokenizers encode a pair; GPT-2's has nothing there."""
+    rows = Dataset.from_dict({"text": ["ab"], "pair": ["c"], "label": [1]})
+    assert training.encode(rows, WithStart(), 512).ids == [[1, 97, 98, 1, 99]]
+
+
 def naive_last_position(model, head, rows, size, pad_id):
     """Right-padded batches in order, logits at position -1, as the author's loop has it."""
     answers = []
@@ -234,6 +248,11 @@ def test_strided_perplexity_is_each_token_once_in_its_longest_context(llama):
     found = perplexity(llama, ids, 10, stride=5)
     assert found["tokens"] == 36 == len(scored)
     assert found["perplexity"] == pytest.approx(math.exp(-sum(scored.values()) / 36), rel=1e-5)
+
+
+def test_the_readme_has_a_row_for_every_field():
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    assert all(f"\n| `{field}` | " in text for field in CHOICES)
 
 
 def test_every_field_can_be_set_alone_and_is_named():

@@ -116,6 +116,19 @@ def test_bad_grid(kwargs, message):
         profiles.grid(**{"profile": "embedded", "table": "table1", **kwargs})
 
 
+def test_the_largest_rank_is_checked_before_anything_is_loaded():
+    """k_proj and v_proj of SmolLM2 are 576 to 192, c_attn of GPT-2 Large 1280 to 3840."""
+    for profile, table, largest in (("smollm2", "table1", 192), ("gpt2-large", "table2", 1280)):
+        assert profiles.grid(profile, table, ranks=[largest])
+        with pytest.raises(ValueError, match=f"expected at most {largest} for {profile[:5]}"):
+            profiles.grid(profile, table, ranks=[largest + 1])
+
+
+def test_quick_is_for_the_embedded_profile():
+    with pytest.raises(ValueError, match="QUICK: profile smollm2 has no quick variant"):
+        profiles.profile_named("smollm2-quick")
+
+
 def test_negative_size():
     with pytest.raises(ValueError, match="eval_rows: got -3, expected a whole number of 1 or more"):
         profiles.TaskSpec("mrpc", 2, 10, -3, 1, None)

@@ -1,0 +1,85 @@
+"""Grids side by side, interrupted or with a run that fails: real processes, made-up runs."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from curlora_lite import profiles
+
+SCRIPT = """
+import os, sys, time
+from curlora_lite import continual, profiles, records
+
+def run(spec, progress):
+    time.sleep(1.0)
+    if spec.rank == 13:
+        raise RuntimeError("a fault")
+    return records.RunRecord(spec.to_dict())
+
+continual.run = run  # in the worker processes too: they read this file
+
+if __name__ == "__main__":
+    ranks = [int(rank) for rank in sys.argv[2].split(",")]
+    specs = profiles.grid("embedded", "table1", ranks=ranks, methods=["lora"])
+    try:
+        continual.run_grid(specs, sys.argv[1], workers=2)
+    except continual.RunFailedError as error:
+        sys.exit(f"failed: {error}")
+"""
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """Starts a grid of these ranks in a process group of its own; its output is in `log`."""
+    (tmp_path / "grid.py").write_text(SCRIPT)
+    started = []
+
+    def start(ranks):
+        with open(tmp_path / "log", "w") as log:
+            command = [sys.executable, tmp_path / "grid.py", tmp_path / "results", ranks]
+            environment = {**os.environ, "CURLORA_CACHE": str(tmp_path / "cache")}
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True, env=environment
+            )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def records_of(tmp_path):
+    return sorted(path.name for path in (tmp_path / "results").rglob("*.json"))
+
+
+@pytest.mark.parametrize("whom", ["the group", "the first process"])
+def test_an_interrupted_grid_stops_at_once_and_keeps_what_is_done(grid, tmp_path, whom):
+    process = grid(",".join(map(str, range(20, 50))))
+    deadline = time.monotonic() + 60
+    while not records_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    group = process.pid
+    send = os.killpg if whom == "the group" else os.kill
+    send(group, signal.SIGINT)
+    assert process.wait(timeout=10) != 0  # 30 runs of a second would take 15
+    done = records_of(tmp_path)
+    assert 1 <= len(done) < 10
+    time.sleep(1.5)
+    assert records_of(tmp_path) == done  # no worker goes on
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
+
+
+def test_runs_beside_one_that_fails_are_kept(grid, tmp_path):
+    process = grid("13,14,15,16,17,18,19,20")
+    assert process.wait(timeout=60) == 1
+    failed, beside = profiles.grid("embedded", "table1", ranks=[13, 14], methods=["lora"])
+    assert f"failed: {failed.key}: RuntimeError: a fault" in (tmp_path / "log").read_text()
+    assert f"{beside.key}.json" in records_of(tmp_path)
+    assert len(records_of(tmp_path)) < 7
