@@ -18,6 +18,8 @@ SHAPES = {
     "gpt2-large": (774_030_080, 36, 1280, 5120, 134_960, 81_979),
     "mistral-7b": (7_248_023_552, 32, 4096, 14336, 262_472, 150_637),
 }
+# tokens that a model reads at once at most, where the protocol has perplexity read the whole text
+CONTEXTS = {"smollm2-135m": 8192, "small-gpt2": 256, "gpt2-large": 1024, "mistral-7b": 32_768}
 
 
 class MemoryTooSmallError(ValueError):
@@ -37,7 +39,9 @@ def estimate(spec):
     training = tokens * layers * per_layer
     if spec.checkpointing:
         training = tokens * (layers * width * size + per_layer)
-    reading = spec.text_window * (6 * width + 3 * inner) * size  # one layer at a time
+    whole = spec.protocol.perplexity == "whole-text"
+    window = CONTEXTS[spec.model.name] if whole else spec.text_window
+    reading = window * (6 * width + 3 * inner) * size  # one layer at a time
     return parameters * size + max(training, reading) + OVERHEAD
 
 
