@@ -127,7 +127,7 @@ def _tensors(layers):
 
 def _checksum(layer):
     """Of columns and rows of the frozen weight: those chosen or, for LoRA, r at even distances."""
-    W = layer.base.weight.detach()
+    W = layer.W
     if isinstance(layer, CURLoRALinear):
         rows, cols = layer.rows, layer.cols
     else:

@@ -208,13 +208,14 @@ def merge_adapters(model):
     computed in the adapter's dtype and rounded once to the weight's. The weights as they were are
     kept for `unmerge_adapters`, which costs a second copy of the wrapped projections until it or
     `remove_adapters` is called.
-    ValueError if no adapter is active.
+    ValueError if no adapter is active, or a frozen weight is quantised.
     """
     attached = _attached(model)
     layers = layers_of(model)
+    weights = {name: layer.merged_weight() for name, layer in layers.items()}
     for name, layer in layers.items():
         attached.merged[name] = layer.base.weight.data
-        layer.base.weight.data = layer.merged_weight()
+        layer.base.weight.data = weights[name]
         _replace(model, name, layer.base)
     return list(layers)
 

@@ -20,6 +20,11 @@ def adapter_dtype(weight):
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
+def quantised(weight):
+    """Whether a weight is one of torchao's quantised tensors, which keep shape and dtype."""
+    return type(weight.detach()) is not torch.Tensor
+
+
 class AdapterLayer(nn.Module):
     """What both adapters share: the frozen `base`, the factor `alpha`, the orientation."""
 
@@ -27,6 +32,13 @@ class AdapterLayer(nn.Module):
         super().__init__()
         if not isinstance(base, (nn.Linear, Conv1D)):
             raise TypeError(f"base: got {type(base).__name__}, expected nn.Linear or Conv1D")
+        if isinstance(base, nn.Linear):
+            found, expected = tuple(base.weight.shape), (base.out_features, base.in_features)
+            if found != expected:
+                raise TypeError(
+                    f"base: its weight is packed into {found}, expected {expected}; quantise with "
+                    "torchao, which keeps shapes"
+                )
         self.base = base.requires_grad_(False)
         self.alpha = float(alpha)
         self.transposed = isinstance(base, nn.Linear)  # stored (out, in), the paper's W transposed
@@ -37,13 +49,24 @@ class AdapterLayer(nn.Module):
         shape = self.base.weight.shape
         return tuple(shape) if self.transposed else tuple(shape)[::-1]
 
+    @property
+    def W(self):
+        """The frozen weight as stored, detached; dequantised where it is quantised."""
+        weight = self.base.weight.detach()
+        return weight.dequantize() if quantised(weight) else weight
+
     def update_norm(self):
         r"""||alpha C U R||_F or ||alpha A B||_F, a float. Source: Eq. 14's left side."""
         return abs(self.alpha) * cur.product_norm(*self.factors())
 
     def merged_weight(self):
         """W + alpha update, as the base stores it: added in the adapter's dtype, rounded to W's."""
-        W, dtype = self.base.weight.detach(), adapter_dtype(self.base.weight)
+        if quantised(self.base.weight):
+            raise ValueError(
+                "base: its weight is quantised, and would lose most of an update merged into it; "
+                "keep the adapter beside it, or merge into the unquantised model"
+            )
+        W, dtype = self.W, adapter_dtype(self.base.weight)
         with torch.no_grad():
             return (W.to(dtype) + self.alpha * self.update()).to(W.dtype)
 
@@ -52,7 +75,7 @@ class AdapterLayer(nn.Module):
 
     def weight_norm(self):
         """||W||_F of the frozen weight, a float."""
-        return torch.linalg.vector_norm(self.base.weight.detach(), dtype=torch.float64).item()
+        return torch.linalg.vector_norm(self.W, dtype=torch.float64).item()
 
 
 class CURLoRALinear(AdapterLayer):
@@ -74,7 +97,7 @@ class CURLoRALinear(AdapterLayer):
 
     def __init__(self, base, rank, alpha=1.0, selection="eq4", *, generator=None, indices=None):
         super().__init__(base, alpha)
-        W = base.weight
+        W = self.W
         if indices is None:
             indices = cur.select(W, rank, cur.as_selection(selection), generator)
         rows, cols = (i.to(W.device) for i in indices)
@@ -90,12 +113,12 @@ class CURLoRALinear(AdapterLayer):
     @property
     def C(self):
         """The chosen columns of the stored W, (a, r). Source: Eq. 5."""
-        return self.base.weight.detach()[:, self.cols]
+        return self.W[:, self.cols]
 
     @property
     def R(self):
         """The chosen rows of the stored W, (r, b). Source: Eq. 6."""
-        return self.base.weight.detach()[self.rows]
+        return self.W[self.rows]
 
     def forward(self, x):
         y = self.base(x)  # (B..., out)

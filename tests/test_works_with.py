@@ -1,0 +1,212 @@
+"""Adapters together with what people use beside them: dtypes, checkpointing, compile, Trainer, …"""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+import transformers
+from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, quantize_
+from torchao.quantization.granularity import PerGroup
+
+from curlora_lite import (
+    CURLoRAConfig,
+    LoRAConfig,
+    adapter_layers,
+    add_adapters,
+    load_adapter,
+    merge_adapters,
+    save_adapter,
+    small_gpt2,
+)
+
+IDS = torch.tensor([[1, 5, 9, 3, 7, 2], [2, 2, 8, 60, 4, 11]])
+CONFIGS = {"curlora": CURLoRAConfig(rank=4, seed=1), "lora": LoRAConfig(rank=4, seed=1)}
+
+
+def loss_of(model, ids=IDS):
+    return model(input_ids=ids, labels=ids).loss
+
+
+def started(model, config):
+    """Adapters with seeded values, so that gradients reach every part."""
+    add_adapters(model, config)
+    generator = torch.Generator().manual_seed(0)
+    for _, layer in adapter_layers(model):
+        for parameter in layer.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def gradients(model):
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("method", CONFIGS)
+def test_half_precision_weights_train_fp32_adapters(llama, method, dtype):
+    """Gradients within 5 % of fp32's: two layers' roundings of 8 (11) bits."""
+    half = started(copy.deepcopy(llama).to(dtype), CONFIGS[method])
+    full = started(llama, CONFIGS[method])
+    for model in (half, full):
+        loss_of(model).backward()
+    found, expected = gradients(half), gradients(full)
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert gradient.dtype == torch.float32
+        assert (gradient - expected[name]).norm() < 0.05 * expected[name].norm()
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_checkpointing_gives_the_same_gradients(llama, method):
+    model = started(llama, CONFIGS[method]).train()
+    loss_of(model).backward()
+    expected = gradients(model)
+    model.zero_grad()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    loss_of(model).backward()
+    found = gradients(model)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_compiled_models_train_the_same(llama, method):
+    """Through Dynamo and AOTAutograd in one graph; no code generator is needed for that."""
+    model = started(llama, CONFIGS[method])
+    loss_of(model).backward()
+    expected = gradients(model)
+    model.zero_grad()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    loss_of(compiled).backward()
+    found = gradients(model)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-6)
+
+
+def test_moving_a_model_moves_everything(llama):
+    started(llama, CONFIGS["curlora"]).to("meta")
+    layer = next(layer for _, layer in adapter_layers(llama))
+    everything = [layer.U, layer.rows, layer.cols, layer.basis, layer.base.weight]
+    assert {tensor.device.type for tensor in everything} == {"meta"}
+
+
+DDP = """
+import sys, torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+sys.path.insert(0, sys.argv[1])
+from transformers import LlamaConfig, LlamaForCausalLM
+from curlora_lite import CURLoRAConfig, add_adapters
+
+def model():
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2)
+    heads = dict(num_attention_heads=4, num_key_value_heads=2, vocab_size=64)
+    made = LlamaForCausalLM(LlamaConfig(**sizes, **heads))
+    add_adapters(made, CURLoRAConfig(rank=4))
+    return made
+
+def gradients(made, ids):
+    made(input_ids=ids, labels=ids).loss.backward()
+    return [p.grad for p in made.parameters() if p.requires_grad]
+
+def work(rank, file):
+    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    ids = torch.arange(24).view(4, 6)
+    found = gradients(torch.nn.parallel.DistributedDataParallel(model()), ids[2 * rank :][:2])
+    expected = gradients(model(), ids)
+    assert found and all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected))
+    dist.destroy_process_group()
+
+if __name__ == "__main__":
+    mp.spawn(work, (sys.argv[2],), nprocs=2)
+    print("equal")
+"""
+
+
+def test_two_processes_give_the_gradients_of_one(tmp_path):
+    """DistributedDataParallel on gloo: the mean over both halves is that of the whole batch."""
+    (tmp_path / "ddp.py").write_text(DDP)
+    root = str(small_gpt2.__file__).rsplit("/", 2)[0]
+    command = [sys.executable, tmp_path / "ddp.py", root, tmp_path / "store"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.stdout.strip().endswith("equal"), done.stderr[-2000:]
+
+
+def test_the_trainer_trains_the_adapter_alone(llama, tmp_path):
+    add_adapters(llama, CURLoRAConfig(rank=4))
+    before = {name: value.clone() for name, value in llama.state_dict().items()}
+    rows = [{"input_ids": row, "labels": row} for row in torch.arange(48).view(8, 6) % 64]
+    arguments = transformers.TrainingArguments(
+        tmp_path,
+        max_steps=4,
+        learning_rate=0.1,
+        per_device_train_batch_size=4,
+        report_to=[],
+        disable_tqdm=True,
+        save_strategy="no",
+        use_cpu=True,
+    )
+    transformers.Trainer(llama, arguments, train_dataset=rows).train()
+    changed = {n for n, value in llama.state_dict().items() if not torch.equal(value, before[n])}
+    assert {name.rsplit(".", 1)[-1] for name in changed} == {"U"}
+    assert len(changed) == len(list(adapter_layers(llama)))
+    save_adapter(llama, tmp_path / "adapter")
+
+
+def test_a_merged_model_in_a_pipeline(gpt2, tmp_path):
+    tokenizer = small_gpt2.train_tokenizer(["the film is good", "the film is bad"])
+    model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=2, n_head=4
+        )
+    ).eval()
+    started(model, CURLoRAConfig(rank=8, target_modules=["c_attn"]))
+    ids = tokenizer("the film", return_tensors="pt")["input_ids"]
+    options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    expected = tokenizer.decode(model.generate(ids, **options)[0])
+    merge_adapters(model)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    pipe = transformers.pipeline("text-generation", str(tmp_path), device="cpu")
+    assert pipe("the film", **options)[0]["generated_text"] == expected
+
+
+QUANTISED = {
+    "int8": Int8WeightOnlyConfig(),
+    "int4": IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32)),
+}
+
+
+@pytest.mark.parametrize("bits", QUANTISED)
+@pytest.mark.parametrize("method", CONFIGS)
+def test_a_quantised_base(llama, method, bits, tmp_path):
+    """As over the dequantised weights: same draw, same logits and gradients, to fp32 rounding."""
+    plain = copy.deepcopy(llama)
+    attention = lambda module, name: name.endswith(("q_proj", "k_proj", "v_proj"))  # noqa: E731
+    quantize_(llama, QUANTISED[bits], filter_fn=attention)
+    for name, module in plain.named_modules():
+        if attention(module, name):
+            module.weight.data = llama.get_submodule(name).weight.detach().dequantize()
+    for model in (llama, plain):
+        started(model, CONFIGS[method])
+        loss_of(model).backward()
+    torch.testing.assert_close(loss_of(llama), loss_of(plain), rtol=1e-5, atol=1e-6)
+    found, expected = gradients(llama), gradients(plain)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-6)
+    save_adapter(llama, tmp_path)
+    with pytest.raises(ValueError, match="its weight is quantised"):
+        merge_adapters(llama)
+    assert load_adapter(llama, tmp_path, "again") == [n for n, _ in adapter_layers(llama)]
+
+
+def test_packed_weights_are_refused_with_a_reason(llama):
+    """bitsandbytes packs a weight into another shape: its rows and columns cannot be indexed."""
+    projection = llama.model.layers[0].self_attn.q_proj
+    projection.weight = torch.nn.Parameter(torch.zeros(512, 1), requires_grad=False)
+    with pytest.raises(TypeError, match=r"packed into \(512, 1\), expected \(32, 32\); quantise"):
+        add_adapters(llama, CURLoRAConfig(rank=1))
