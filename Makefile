@@ -22,6 +22,7 @@ else
 BIN := .venv/bin
 READY := .venv/.curlora_lite
 endif
+EXTRAS := cache/extras
 # the hub is asked only by profiles that need it, and only where there is no mirror
 OFFLINE := $(if $(MIRROR)$(filter embedded,$(PROFILE)),HF_HUB_OFFLINE=1)
 ASK := $(if $(MIRROR),CURLORA_MIRROR='$(abspath $(MIRROR))') $(BIN)/python -m curlora_lite
@@ -63,8 +64,12 @@ reproduce: $(READY) ## both tables, end to end, into results/PROFILE (QUICK=1: r
 test: $(READY) ## the tests; no network, under five minutes (MIRROR=DIR: the real data too)
 	$(if $(MIRROR),CURLORA_TEST_MIRROR='$(abspath $(MIRROR))') $(BIN)/python -m pytest -q
 
-test-slow: $(READY) fetch ## the longer tests, on the embedded models
-	$(BIN)/python -m pytest -q -m slow
+test-slow: $(READY) fetch $(EXTRAS) ## the longer tests, on the embedded models
+	PYTHONPATH=$(EXTRAS) $(BIN)/python -m pytest -q -m slow
+
+# torchao for one test, beside the environment: where it is installed transformers loads it always
+$(EXTRAS): | $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ torchao==0.18.0
 
 fetch: $(READY) ## get and prepare ahead of time what PROFILE needs
 	@$(RUN) fetch $(CHOSEN)

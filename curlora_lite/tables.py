@@ -288,7 +288,7 @@ def _sampling_note(records):
     parts = []
     for n in sorted(sizes):
         low, high = metrics.wilson_interval(0.7, n)
-        parts.append(f"{low:.2f} to {high:.2f} for n = {n}")
+        parts.append(f"{low:.2f} to {high:.2f} for n = {n:,}")
     said = "95 % interval (Wilson) of an accuracy of 0.70, for the choice of rows alone"
     return f"{said}: {', '.join(parts)}."
 

@@ -7,15 +7,12 @@ import sys
 import pytest
 import torch
 import transformers
-from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, quantize_
-from torchao.quantization.granularity import PerGroup
 
 from curlora_lite import (
     CURLoRAConfig,
     LoRAConfig,
     adapter_layers,
     add_adapters,
-    load_adapter,
     merge_adapters,
     save_adapter,
     small_gpt2,
@@ -173,35 +170,6 @@ def test_a_merged_model_in_a_pipeline(gpt2, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     pipe = transformers.pipeline("text-generation", str(tmp_path), device="cpu")
     assert pipe("the film", **options)[0]["generated_text"] == expected
-
-
-QUANTISED = {
-    "int8": Int8WeightOnlyConfig(),
-    "int4": IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(32)),
-}
-
-
-@pytest.mark.parametrize("bits", QUANTISED)
-@pytest.mark.parametrize("method", CONFIGS)
-def test_a_quantised_base(llama, method, bits, tmp_path):
-    """As over the dequantised weights: same draw, same logits and gradients, to fp32 rounding."""
-    plain = copy.deepcopy(llama)
-    attention = lambda module, name: name.endswith(("q_proj", "k_proj", "v_proj"))  # noqa: E731
-    quantize_(llama, QUANTISED[bits], filter_fn=attention)
-    for name, module in plain.named_modules():
-        if attention(module, name):
-            module.weight.data = llama.get_submodule(name).weight.detach().dequantize()
-    for model in (llama, plain):
-        started(model, CONFIGS[method])
-        loss_of(model).backward()
-    torch.testing.assert_close(loss_of(llama), loss_of(plain), rtol=1e-5, atol=1e-6)
-    found, expected = gradients(llama), gradients(plain)
-    for name in expected:
-        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-6)
-    save_adapter(llama, tmp_path)
-    with pytest.raises(ValueError, match="its weight is quantised"):
-        merge_adapters(llama)
-    assert load_adapter(llama, tmp_path, "again") == [n for n, _ in adapter_layers(llama)]
 
 
 def test_packed_weights_are_refused_with_a_reason(llama):
