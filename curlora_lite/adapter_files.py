@@ -17,7 +17,17 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from . import cur
-from .adapters import CURLoRAConfig, LoRAConfig, adapter_names, attach, config_of, layers_of
+from .adapters import (
+    CURLoRAConfig,
+    LoRAConfig,
+    adapter_names,
+    as_it_was_if_it_fails,
+    attach,
+    config_of,
+    disable_adapters,
+    layers_of,
+    refuse_merged,
+)
 from .layers import CURLoRALinear, LoRALinear, adapter_dtype
 
 TENSORS, DESCRIPTION = "adapter.safetensors", "adapter.json"
@@ -36,6 +46,7 @@ def save_adapter(model, folder, name=None):
     A (in, r) and B (r, out) of each. Both: a checksum of columns and rows of each frozen weight.
     Returns how many bytes that takes: Mistral-7B at rank 16, some 115 KB.
     """
+    refuse_merged(model)
     layers, config = layers_of(model, name), config_of(model, name)
     description = {
         "format": FORMAT,
@@ -61,22 +72,29 @@ def load_adapter(model, folder, name="default"):
     as it was.
     """
     folder = Path(folder)
+    refuse_merged(model)
     if name in adapter_names(model):
         raise ValueError(f"name: the model has an adapter {name!r} already")
     description = _read_description(folder / DESCRIPTION)
     config = _read_config(folder / DESCRIPTION, description)
     paths = description["projections"]
-    bases = {path: _base(model, path, folder) for path in paths}
+    with disable_adapters(model):
+        bases = {path: _base(model, path, folder) for path in paths}
     tensors = _read_tensors(folder / TENSORS)
+    if "U" in tensors and len(tensors["U"]) != len(paths):
+        raise AdapterFileError(
+            f"{folder}: U of {len(tensors['U'])} projections, expected {len(paths)}"
+        )
     layers = {}
-    for place, (path, expected) in enumerate(paths.items()):
-        layers[path] = _layer(bases[path], config, tensors, path, place, folder / TENSORS)
-        if _checksum(layers[path]) != expected:
-            raise AdapterFileError(
-                f"{folder}: the frozen weight of {path} is not the one this adapter was trained on "
-                f"(checksum {_checksum(layers[path])}, expected {expected}). Load it into the same "
-                "base model in the same precision"
-            )
+    with as_it_was_if_it_fails(model):
+        for place, (path, expected) in enumerate(paths.items()):
+            layers[path] = _layer(bases[path], config, tensors, path, place, folder / TENSORS)
+            if _checksum(layers[path]) != expected:
+                raise AdapterFileError(
+                    f"{folder}: the frozen weight of {path} is not the one this adapter was "
+                    f"trained on (checksum {_checksum(layers[path])}, expected {expected}). Load "
+                    "it into the same base model in the same precision"
+                )
     attach(model, layers, config, name)
     return list(layers)
 
@@ -88,6 +106,7 @@ def export_to_peft(model, folder, name=None):
     A = R, B = C U; Conv1D A = (C U)^T, B = R^T; lora_alpha = alpha r. Whatever serves LoRA serves
     it (vLLM: set `max_lora_rank` to r at least; its default is 16). Returns the bytes written.
     """
+    refuse_merged(model)
     layers, config = layers_of(model, name), config_of(model, name)
     tensors = {}
     for path, layer in layers.items():
@@ -97,8 +116,8 @@ def export_to_peft(model, folder, name=None):
             tensors[f"base_model.model.{path}.{key}.weight"] = stored.clone()
     adapter_config = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": getattr(model.config, "_name_or_path", "") or None,
+        "task_type": "CAUSAL_LM" if getattr(model, "lm_head", None) is not None else None,
+        "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None),
         "r": config.rank,
         "lora_alpha": config.alpha * config.rank,
         "target_modules": list(config.target_modules),
@@ -144,12 +163,14 @@ def _read_description(path):
         description = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise AdapterFileError(f"{path}: there is no such file") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterFileError(f"{path}: not a whole JSON file ({error})") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise AdapterFileError(f"{path}: not a description of an adapter, format {FORMAT!r}")
     paths = description.get("projections")
-    if description.get("kind") not in CONFIGS or not isinstance(paths, dict) or not paths:
+    kind = description.get("kind")
+    known = isinstance(kind, str) and kind in CONFIGS
+    if not known or not isinstance(paths, dict) or not paths:
         raise AdapterFileError(
             f"{path}: expected `kind`, one of {', '.join(CONFIGS)}, and `projections`, not empty"
         )
@@ -178,9 +199,8 @@ def _read_tensors(path):
 
 
 def _base(model, path, folder):
-    """The frozen projection of `model` at `path`, whatever adapter it wears now."""
+    """The frozen projection of `model` at `path`."""
     module = dict(model.named_modules()).get(path)
-    module = getattr(module, "base", module)
     if not isinstance(module, (nn.Linear, Conv1D)):
         raise AdapterFileError(f"{folder}: this {type(model).__name__} has no projection {path!r}")
     return module
@@ -190,6 +210,8 @@ def _layer(base, config, tensors, path, place, file):
     """The adapter layer of one projection, its tensors checked and put in."""
     rank, dtype = config.rank, adapter_dtype(base.weight)
     a, b = base.weight.shape
+    if rank > min(a, b):
+        raise AdapterFileError(f"{file}: rank {rank}, expected at most {min(a, b)} for {path}")
     if isinstance(config, CURLoRAConfig):
         rows = _take(tensors, "rows", place, (rank,), torch.int32, file).long()
         cols = _take(tensors, "cols", place, (rank,), torch.int32, file).long()

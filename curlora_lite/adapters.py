@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -30,6 +31,9 @@ class AdapterConfig:
 
     def __post_init__(self):
         whole("rank", self.rank, 1)
+        number = isinstance(self.alpha, (int, float)) and not isinstance(self.alpha, bool)
+        if not (number and math.isfinite(self.alpha)):
+            raise ValueError(f"alpha: got {self.alpha!r}, expected a finite number")
         if isinstance(self.target_modules, str):
             raise ValueError(
                 f"target_modules: got the string {self.target_modules!r}, expected a list of names"
@@ -126,7 +130,7 @@ def add_adapters(model, config, name="default"):
             f"name: the model has an adapter {name!r} already; take it off first with "
             "remove_adapters, or give another name"
         )
-    with disable_adapters(model):
+    with disable_adapters(model), as_it_was_if_it_fails(model):
         names = _targets(model, config.target_modules)
         for projection in names:
             cur.check_rank(config.rank, model.get_submodule(projection).weight.shape)
@@ -190,6 +194,18 @@ def named(model, name=None):
 
 
 @contextlib.contextmanager
+def as_it_was_if_it_fails(model):
+    """Wrapping freezes a projection: if the block raises, what was trainable is so again."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        yield
+    except BaseException:
+        for parameter, trainable in before:
+            parameter.requires_grad_(trainable)
+        raise
+
+
+@contextlib.contextmanager
 def disable_adapters(model):
     """Within the block the model is its frozen base; afterwards the adapter is active again."""
     before = _attached(model).active
@@ -197,7 +213,7 @@ def disable_adapters(model):
     try:
         yield model
     finally:
-        if before is not None:
+        if before in _attached(model).layers:
             _install(model, before)
 
 
@@ -208,10 +224,16 @@ def merge_adapters(model):
     computed in the adapter's dtype and rounded once to the weight's. The weights as they were are
     kept for `unmerge_adapters`, which costs a second copy of the wrapped projections until it or
     `remove_adapters` is called.
-    ValueError if no adapter is active, or a frozen weight is quantised.
+    ValueError if no adapter is active, one is merged already, a frozen weight is quantised, or one
+    is tied to another part of the model, which would change with it.
     """
     attached = _attached(model)
+    refuse_merged(model)
     layers = layers_of(model)
+    wrapped = {id(layer.base.weight) for layer in layers.values()}
+    seen = [n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in wrapped]
+    if len(seen) > len(layers):
+        raise ValueError(f"model: a weight of the adapter is tied: {', '.join(seen)}; untie it")
     weights = {name: layer.merged_weight() for name, layer in layers.items()}
     for name, layer in layers.items():
         attached.merged[name] = layer.base.weight.data
@@ -241,13 +263,13 @@ def unmerge_adapters(model):
 def remove_adapters(model, name=None):
     """Take one adapter off, or all (None); the frozen base projections are back. Returns the names.
 
-    A merged adapter is unmerged first, so base weights are as they were; they stay frozen
-    (`requires_grad` False).
+    One that is merged is unmerged first, so base weights are as they were; they stay frozen
+    (`requires_grad` False). ValueError for an unknown name.
     """
     attached = _attached(model)
-    if attached.merged:
-        unmerge_adapters(model)
     gone = list(attached.layers) if name is None else [named(model, name)]
+    if attached.merged and attached.active in gone:
+        unmerge_adapters(model)
     projections = list(dict.fromkeys(p for n in gone for p in attached.layers[n]))
     if attached.active in gone:
         _install(model, None)
@@ -268,6 +290,12 @@ def count_trainable(model):
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def refuse_merged(model):
+    """ValueError if an adapter is merged into the model's weights."""
+    if _attached(model).merged:
+        raise ValueError("model: its adapter is merged; call unmerge_adapters first")
+
+
 def _attached(model):
     return model.__dict__.get("_curlora") or _Attached()
 
@@ -275,14 +303,14 @@ def _attached(model):
 def _install(model, name):
     """Put the layers of adapter `name` in place of what stands there now; None: the bare base."""
     attached = _attached(model)
-    if attached.merged:
-        raise ValueError("model: its adapter is merged; call unmerge_adapters first")
+    refuse_merged(model)
     before = attached.layers.get(attached.active, {})
     for projection, layer in before.items():
         _replace(model, projection, layer.base)
     attached.active = name
     for projection, layer in attached.layers.get(name, {}).items():
         layer.to(layer.base.weight.device)
+        layer.refresh()
         for others in attached.layers.values():
             if projection in others and others[projection] is not layer:
                 layer.share_basis(others[projection])

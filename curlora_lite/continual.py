@@ -43,8 +43,8 @@ def run_grid(specs, results=None, own=False, workers=None, retry=True):
     own: reuse only records that this working copy computed. workers: processes that compute at
     once; None for `default_workers`. retry: try runs again that ran out of memory. Shows a progress
     bar when there is something to compute; an interrupted grid goes on with the next missing run.
-    Returns the records in the order of `specs`. RunFailedError if a run ends with an error; those
-    beside it are finished and kept.
+    Returns the records in the order of `specs`. RunFailedError if a run ends with an error other
+    than a ValueError or OSError, which come as they are; runs beside it are finished and kept.
     """
     statuses = records.RESULTS if retry else records.STATUSES
     missing = [spec for spec in specs if records.find(spec, results, own, statuses) is None]
@@ -73,7 +73,11 @@ def default_workers(specs):
 
 def _one_by_one(specs, bar, _):
     for i, spec in enumerate(specs, 1):
-        yield spec, run(spec, _Progress(_Shown(bar, i - 1, len(specs)), spec))
+        try:
+            record = run(spec, _Progress(_Shown(bar, i - 1, len(specs)), spec))
+        except Exception as error:
+            raise _failure(spec, error) from error
+        yield spec, record
 
 
 def _side_by_side(specs, bar, workers):
@@ -104,8 +108,13 @@ def _side_by_side(specs, bar, workers):
         finally:
             news.put(None)
     if failed:
-        spec, error = failed
-        raise RunFailedError(f"{spec.key}: {type(error).__name__}: {error}") from error
+        raise _failure(*failed) from failed[1]
+
+
+def _failure(spec, error):
+    if isinstance(error, (ValueError, OSError)):
+        return error  # says what is wrong by itself
+    return RunFailedError(f"{spec.key}: {type(error).__name__}: {error}")
 
 
 def _follow(news, shown):

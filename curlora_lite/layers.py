@@ -39,6 +39,8 @@ class AdapterLayer(nn.Module):
                     f"base: its weight is packed into {found}, expected {expected}; quantise with "
                     "torchao, which keeps shapes"
                 )
+        if not base.weight.is_floating_point():
+            raise TypeError(f"base: its weight is {base.weight.dtype}, expected a floating type")
         self.base = base.requires_grad_(False)
         self.alpha = float(alpha)
         self.transposed = isinstance(base, nn.Linear)  # stored (out, in), the paper's W transposed
@@ -69,6 +71,15 @@ class AdapterLayer(nn.Module):
         W, dtype = self.W, adapter_dtype(self.base.weight)
         with torch.no_grad():
             return (W.to(dtype) + self.alpha * self.update()).to(W.dtype)
+
+    def refresh(self):
+        """Bring what depends on the frozen weight up to it: after its dtype or values changed.
+
+        What is trained is in fp32 again (fp64 over fp64), should the whole model have been cast.
+        """
+        dtype = adapter_dtype(self.base.weight)
+        for parameter in self.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtype)
 
     def share_basis(self, other):
         """Hold what is derived from the frozen weight once, where `other` holds the same."""
@@ -142,10 +153,17 @@ class CURLoRALinear(AdapterLayer):
         left, right = self.C.to(self.U.dtype) @ self.U, self.R.to(self.U.dtype)
         return (right, left) if self.transposed else (left.T, right.T)
 
+    def refresh(self):
+        super().refresh()
+        self.basis = self._basis()
+
     def share_basis(self, other):
-        own, theirs = self.basis, getattr(other, "basis", None)
-        if theirs is not None and own.device == theirs.device and torch.equal(own, theirs):
-            self.basis = theirs
+        if not isinstance(other, CURLoRALinear) or self.basis.is_meta:
+            return
+        own, theirs = (layer.rows if not self.transposed else layer.cols for layer in (self, other))
+        same = other.basis.dtype == self.basis.dtype and other.basis.device == self.basis.device
+        if same and torch.equal(own, theirs):
+            self.basis = other.basis
 
     def extra_repr(self):
         return f"rank={self.U.shape[0]}, alpha={self.alpha:g}"

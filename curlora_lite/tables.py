@@ -88,7 +88,8 @@ _TEX = {
     "§": r"\S{}",
     "↳": r"\quad ",
 }
-_TEX |= {"↳": r"\quad ", "∞": r"$\infty$", "×": r"$\times$", "≥": r"$\geq$"}
+_TEX |= {c: rf"\{c}" for c in "{}$"} | {"^": r"\^{}", "~": r"\~{}", "\\": r"\textbackslash{}"}
+_TEX |= {"↳": r"$\hookrightarrow$ ", "∞": r"$\infty$", "×": r"$\times$", "≥": r"$\geq$"}
 
 
 def _tex(text):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+PACKED_TOKENS = 256  # laid end to end at most, in training on a CPU
 EPSILON, BETAS = 1e-6, (0.9, 0.999)  # the author's: defaults of transformers' AdamW
 
 
@@ -63,6 +64,26 @@ def features(backbone, ids, lengths, last_position=False):
     hidden = backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
     place = torch.full_like(lengths, -1) if last_position else lengths - 1
     return hidden[torch.arange(len(ids), device=ids.device), place].float()
+
+
+def packed_features(backbone, rows, device):
+    """What `features` reads at each row's last token, rows laid end to end instead of padded.
+
+    rows: lists of ids -> fp32 (B, D). Position ids that begin anew tell transformers where a row
+    begins; it then keeps rows from attending to each other. In groups of `PACKED_TOKENS`, since
+    attention over a group costs its square.
+    """
+    states, group = [], []
+    for row in [*rows, None]:
+        if row is None or (group and sum(map(len, group)) + len(row) > PACKED_TOKENS):
+            ids = torch.tensor([[i for r in group for i in r]], device=device)  # (1, T)
+            places = torch.cat([torch.arange(len(r), device=device) for r in group])[None]
+            ends = torch.tensor([len(r) for r in group], device=device).cumsum(0) - 1
+            out = backbone(input_ids=ids, position_ids=places, use_cache=False)
+            states.append(out.last_hidden_state[0, ends].float())
+            group = []
+        group.append(row)
+    return torch.cat(states)
 
 
 def rate(step, steps, peak, schedule):
@@ -185,6 +206,8 @@ class _Reader:
         self.backbone, self.pad_id, self.device = backbone, pad_id, device
         padded_right = spec.model.padding_side == "right"
         self.last_position = padded_right and spec.protocol.readout == "last-position"
+        # padding costs a CPU time; a GPU would rather have one large batch
+        self.packed = device.type == "cpu" and not self.last_position
         self.frozen = frozen
         repeats = spec.protocol.shuffle is False and not _has_dropout(backbone)
         self.known = {} if frozen and repeats else None
@@ -192,9 +215,12 @@ class _Reader:
     def __call__(self, rows, key):
         if self.known is not None and key in self.known:
             return self.known[key]
-        ids, lengths = pad(rows, self.pad_id, self.device)
         with torch.set_grad_enabled(not self.frozen):
-            out = features(self.backbone, ids, lengths, self.last_position)
+            if self.packed:
+                out = packed_features(self.backbone, rows, self.device)
+            else:
+                ids, lengths = pad(rows, self.pad_id, self.device)
+                out = features(self.backbone, ids, lengths, self.last_position)
         if self.known is not None:
             self.known[key] = out
         return out

@@ -74,6 +74,15 @@ def test_rank_too_large_leaves_the_model_alone(llama):
     assert not list(adapter_layers(llama)) and count_trainable(llama) > 0
 
 
+def test_a_projection_of_zeros_leaves_the_model_trainable(llama):
+    """The last of the wrapped ones is refused, when others have been wrapped already."""
+    llama.model.layers[1].self_attn.v_proj.weight.data.zero_()
+    before = count_trainable(llama)
+    with pytest.raises(ValueError, match="its squared norm is 0.0"):
+        add_adapters(llama, CURLoRAConfig(rank=2))
+    assert count_trainable(llama) == before and not list(adapter_layers(llama))
+
+
 def test_twice_is_refused(llama):
     add_adapters(llama, LoRAConfig(rank=2))
     with pytest.raises(ValueError, match="has an adapter 'default' already"):
@@ -85,6 +94,7 @@ def test_twice_is_refused(llama):
     [
         ({"rank": 0}, "rank: got 0"),
         ({"rank": 2.0}, "rank: got 2.0"),
+        ({"alpha": float("inf")}, "alpha: got inf"),
         ({"target_modules": "q_proj"}, "got the string 'q_proj'"),
         ({"target_modules": []}, "got an empty list"),
         ({"selection": "eq5"}, "expected a Selection or one of eq4, authors"),

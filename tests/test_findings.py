@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from curlora_lite import findings, profiles, records, tables
+from curlora_lite import findings, metrics, profiles, records, tables
 
 # ||W|| and the like are not read here; of n = 100 rows each
 ROWS = 100
@@ -55,8 +55,12 @@ RUNS = [
 ]
 
 
+def rows_of(runs):
+    return {row[0]: row[1:] for row in findings.findings_table(runs).rows}
+
+
 def test_claims_by_hand():
-    rows = {row[0]: row[1:] for row in findings.findings_table(RUNS).rows}
+    rows = rows_of(RUNS)
     assert rows["CURLoRA leaves perplexity unchanged"] == (
         "×1.00, ×1.00",
         "×1.00, ×0.90",
@@ -64,32 +68,57 @@ def test_claims_by_hand():
     )
     # published: 53,896.68 / 5.44 and 65,055.02 / 5.44
     assert rows["LoRA raises perplexity"] == ("×9,907, ×11,959", "×3.00, ×1.00", "yes: 8; no: 16")
-    # published LoRA-8: ((0.68 - 0.32) + (0.51 - 0.49)) / 2; ours ((0.9 - 0.4) + (0.9 - 0.5)) / 2
-    published, ours, answer = rows["LoRA forgets earlier tasks: lost"]
-    assert (published, ours) == ("+0.19, +0.18", "+0.45, +0.00")
-    assert answer == "yes: 8; undecided: 16"
-    # ACC of LoRA-8: (0.4 + 0.5 + 0.9) / 3 = 0.6 against 0.7
-    assert rows["CURLoRA ends more accurate than LoRA: above it"][1:] == (
-        "+0.10, +0.00",
+    # published LoRA-8: ((0.68 - 0.32) + (0.51 - 0.49)) / 2; ours ((0.9 - 0.4) + (0.9 - 0.5)) / 2;
+    # margins 1.96 sqrt(.09 + .24 + .09 + .25) / 10 / 2 and 1.96 sqrt(4 x .21) / 10 / 2
+    assert rows["LoRA forgets earlier tasks: lost"] == (
+        "+0.19, +0.18",
+        "+0.45 ± 0.08, +0.00 ± 0.09",
         "yes: 8; undecided: 16",
     )
-    name = "learns more than a head on the frozen model: above it"
-    assert rows[f"LoRA {name}"] == ("not tested", "+0.20, +0.00", "yes: 8; undecided: 16")
+    assert rows["CURLoRA keeps earlier tasks: lost"][1:] == (
+        "+0.00 ± 0.09, +0.00 ± 0.09",
+        "no loss seen",
+    )
+    # ACC of LoRA-8: (0.4 + 0.5 + 0.9) / 3 = 0.6 against 0.7
+    assert rows["CURLoRA ends more accurate than LoRA: above it"][1:] == (
+        "+0.10 ± 0.07, +0.00 ± 0.07",
+        "yes: 8; undecided: 16",
+    )
+    name = "learns more than a head on the frozen model (our question): above it"
+    assert rows[f"LoRA {name}"] == ("–, –", "+0.20 ± 0.06, +0.00 ± 0.07", "yes: 8; undecided: 16")
 
 
-def test_margins_are_those_of_two_proportions():
-    """1.96 times the root of the summed p (1 - p) / n, over the number of tasks; by hand."""
-    at_the_end = (3 * 0.7 * 0.3 + 0.4 * 0.6 + 0.5 * 0.5 + 0.9 * 0.1) / ROWS
-    value, margin = findings._above_lora([RUNS[2]], {("lora", 8): [RUNS[1]]})
-    assert value == pytest.approx(0.7 - (0.4 + 0.5 + 0.9) / 3)
-    assert margin == pytest.approx(1.96 * math.sqrt(at_the_end) / 3)
-    when_learned = (3 * 0.7 * 0.3 + 3 * 0.9 * 0.1) / ROWS
-    value, margin = findings._above_head([RUNS[1]], {("head-only", None): [RUNS[0]]})
-    assert value == pytest.approx(0.2)
-    assert margin == pytest.approx(1.96 * math.sqrt(when_learned) / 3)
-    # two earlier tasks, best 0.9 each
-    _, margin = findings._lost([RUNS[1]], {})
-    assert margin == pytest.approx(1.96 * math.sqrt(2 * 2 * 0.9 * 0.1 / ROWS) / 2)
+def test_forgetting_counts_from_the_best_score():
+    """0.6, then 0.9 after the next task, then 0.5: lost 0.4 of it, as `metrics.forgetting` has."""
+    R = [[0.6], [0.9, 0.7], [0.5, 0.7, 0.7]]
+    found = findings._lost([record("lora", 8, R, 1.0)], {})
+    assert found.value == pytest.approx((0.4 + 0.0) / 2) == pytest.approx(metrics.forgetting(R))
+    assert found.margin == pytest.approx(1.96 * math.sqrt((0.09 + 0.25 + 2 * 0.21) / ROWS) / 2)
+
+
+def with_balanced(run, accuracy, predicted):
+    own = run.stages[-1]["scores"]["sentiment140"]
+    score = {**own, "accuracy": accuracy, "predicted": predicted}
+    run.stages[-1]["scores"]["sentiment140, balanced"] = score
+    return run
+
+
+def test_sentiment140_counts_by_its_balanced_rows():
+    """On rows that are all negative the two are equal; on balanced ones LoRA is 0.3 ahead."""
+    lora = with_balanced(record("lora", 8, STEADY, 1.0), 0.8, [50, 50])
+    curlora = with_balanced(record("curlora", 8, STEADY, 1.0), 0.5, [50, 50])
+    name = "CURLoRA ends more accurate than LoRA: above it"
+    assert rows_of([lora, curlora])[name][1:] == ("-0.10 ± 0.07", "no")
+
+
+def test_a_comparison_with_constant_answers_is_marked():
+    lora = with_balanced(record("lora", 8, STEADY, 1.0), 0.5, [100, 0])
+    curlora = with_balanced(record("curlora", 8, STEADY, 1.0), 0.5, [50, 50])
+    table = findings.findings_table([lora, curlora])
+    marked = {row[0]: row[2] for row in table.rows}
+    assert marked["CURLoRA ends more accurate than LoRA: above it"].endswith("†")
+    assert not marked["CURLoRA keeps earlier tasks: lost"].endswith("†")
+    assert any(note.startswith("†") for note in table.notes)
 
 
 def test_constant_answers_are_marked():
@@ -102,10 +131,18 @@ def test_constant_answers_are_marked():
     assert "† at least 95 % of the answers are one class." in table.notes
 
 
-def test_a_run_that_diverged_is_no_evidence():
-    runs = [*RUNS[:2], record("curlora", 8, STEADY[:1], 1.0, status="diverged")]
-    claims = [row[0] for row in findings.findings_table(runs).rows]
-    assert not claims or all("CURLoRA" not in claim for claim in claims)
+def test_runs_that_diverged_or_are_missing_keep_their_place():
+    runs = [
+        RUNS[0],
+        record("lora", 8, LEARNS_AND_FORGETS[:1], 1.0, status="diverged"),
+        record("lora", 12, LEARNS_AND_FORGETS, 3.0),
+        record("curlora", 8, STEADY, 1.0),
+    ]
+    rows = rows_of(runs)
+    assert rows["LoRA raises perplexity"] == ("×9,907, –", "not finished, ×3.00", "yes")
+    assert rows["CURLoRA leaves perplexity unchanged"] == ("×1.00, –", "×1.00, not run", "yes")
+    above = rows["CURLoRA ends more accurate than LoRA: above it"]
+    assert above[1:] == ("nothing to compare with, not run", "not known")
 
 
 def test_every_value_is_listed_unrounded():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import get_cosine_schedule_with_warmup
 
-from curlora_lite import metrics, scoring
+from curlora_lite import metrics, scoring, training
 from curlora_lite.training import encode, features, pad, rate
 
 # Three tasks: the first falls from 0.9 to 0.6 by way of 0.8, the second from 0.7 to 0.75.
@@ -77,6 +77,21 @@ def test_features_do_not_depend_on_padding(llama, gpt2):
     rows = [[5, 6, 7], [9, 8, 7, 6, 5, 4, 3], [1]]
     for model in (llama, gpt2):
         together = features(model.base_model, *pad(rows, 0, "cpu"))
+        for row, state in zip(rows, together, strict=True):
+            alone = model.base_model(torch.tensor([row])).last_hidden_state[0, -1]
+            torch.testing.assert_close(state, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [1, 10, 256])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_packed_rows_do_not_see_each_other(llama, gpt2, monkeypatch, tokens, attention):
+    """Whatever the size of a group, each row's state is that of the row read alone."""
+    monkeypatch.setattr(training, "PACKED_TOKENS", tokens)
+    rows = [[5, 6, 7], [9, 8, 7, 6, 5, 4, 3], [1], [4, 4, 4, 4]]
+    for model in (llama, gpt2):
+        model.set_attn_implementation(attention)
+        together = training.packed_features(model.base_model, rows, "cpu")
+        assert together.shape == (4, 32)
         for row, state in zip(rows, together, strict=True):
             alone = model.base_model(torch.tensor([row])).last_hidden_state[0, -1]
             torch.testing.assert_close(state, alone, rtol=1e-5, atol=1e-5)

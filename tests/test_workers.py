@@ -26,7 +26,7 @@ if __name__ == "__main__":
     ranks = [int(rank) for rank in sys.argv[2].split(",")]
     specs = profiles.grid("embedded", "table1", ranks=ranks, methods=["lora"])
     try:
-        continual.run_grid(specs, sys.argv[1], workers=2)
+        continual.run_grid(specs, sys.argv[1], workers=int(sys.argv[3]))
     except continual.RunFailedError as error:
         sys.exit(f"failed: {error}")
 """
@@ -38,9 +38,15 @@ def grid(tmp_path):
     (tmp_path / "grid.py").write_text(SCRIPT)
     started = []
 
-    def start(ranks):
+    def start(ranks, workers=2):
         with open(tmp_path / "log", "w") as log:
-            command = [sys.executable, tmp_path / "grid.py", tmp_path / "results", ranks]
+            command = [
+                sys.executable,
+                tmp_path / "grid.py",
+                tmp_path / "results",
+                ranks,
+                str(workers),
+            ]
             environment = {**os.environ, "CURLORA_CACHE": str(tmp_path / "cache")}
             process = subprocess.Popen(
                 command, stdout=log, stderr=log, start_new_session=True, env=environment
@@ -55,7 +61,7 @@ def grid(tmp_path):
 
 
 def records_of(tmp_path):
-    return sorted(path.name for path in (tmp_path / "results").rglob("*.json"))
+    return sorted(path.name for path in (tmp_path / "results").glob("*/runs/*.json"))
 
 
 @pytest.mark.parametrize("whom", ["the group", "the first process"])
@@ -74,6 +80,14 @@ def test_an_interrupted_grid_stops_at_once_and_keeps_what_is_done(grid, tmp_path
     assert records_of(tmp_path) == done  # no worker goes on
     with pytest.raises(ProcessLookupError):
         os.killpg(group, 0)
+
+
+def test_one_after_the_other_a_failure_is_named_too(grid, tmp_path):
+    process = grid("14,13,15", workers=1)
+    assert process.wait(timeout=60) == 1
+    before, failed, _ = profiles.grid("embedded", "table1", ranks=[14, 13, 15], methods=["lora"])
+    assert f"failed: {failed.key}: RuntimeError: a fault" in (tmp_path / "log").read_text()
+    assert records_of(tmp_path) == [f"{before.key}.json"]
 
 
 def test_runs_beside_one_that_fails_are_kept(grid, tmp_path):
