@@ -51,7 +51,13 @@ def grid(tmp_path):
             ]
             environment = {**os.environ, "CURLORA_CACHE": str(tmp_path / "cache")}
             process = subprocess.Popen(
-                command, stdout=log, stderr=log, start_new_session=True, env=environment
+                command,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=environment,
+                # a shell's background jobs ignore interrupts, and so would what they start
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         started.append(process)
         return process
