@@ -49,6 +49,7 @@ def run_grid(specs, results=None, own=False, workers=None, retry=True):
     statuses = records.RESULTS if retry else records.STATUSES
     missing = [spec for spec in specs if records.find(spec, results, own, statuses) is None]
     if missing:
+        records.workspace()  # named before several processes would each do it
         workers = default_workers(missing) if workers is None else workers
         whole("workers", workers, 1)
         with tqdm(total=sum(s.cost() for s in missing), bar_format=_BAR, **_SMOOTH) as bar:
