@@ -38,7 +38,7 @@ def _failures():
     """What a run or a notebook that fails raises; imported only when something has failed."""
     from papermill import PapermillExecutionError
 
-    from .continual import RunFailedError
+    from .grids import RunFailedError
 
     return RunFailedError, PapermillExecutionError
 
@@ -89,7 +89,7 @@ def notebooks(profile):
 
 def reproduce(options):
     """Compute what is missing of the profile's tables, execute the notebooks, print the tables."""
-    from . import continual, profiles
+    from . import grids, profiles
 
     start = time.perf_counter()
     profile = options.profile = _profile(options)
@@ -99,9 +99,9 @@ def reproduce(options):
         profiles.grid(profile, table, **chosen)
     _quiet()
     fetch_all(options)
-    specs = [spec for table in tables for spec in continual.plan(profile, table, **chosen)]
+    specs = [spec for table in tables for spec in grids.plan(profile, table, **chosen)]
     computed = sum(records.find(spec, own=True) is None for spec in specs)
-    runs = continual.run_grid(specs, own=True, workers=options.workers)
+    runs = grids.run_grid(specs, own=True, workers=options.workers)
     failed = [run for run in runs if run.status not in records.RESULTS]
     folder = records.outputs(profile, **chosen)
     executed = [

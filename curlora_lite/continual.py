@@ -1,19 +1,13 @@
-"""One run: the whole sequence of §6.4, from a RunSpec to a RunRecord; and a grid of them."""
+"""One run: the whole sequence of §6.4, from a RunSpec to a RunRecord."""
 
 import dataclasses
-import multiprocessing
-import os
 import resource
 import sys
-import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 
 import torch
-import transformers
-from tqdm.auto import tqdm
 
-from . import cur, data, memory, models, profiles, records, scoring, training
+from . import cur, data, memory, models, records, scoring, training
 from .adapters import (
     CURLoRAConfig,
     LoRAConfig,
@@ -22,129 +16,8 @@ from .adapters import (
     count_trainable,
     remove_adapters,
 )
-from .checks import whole
-
-
-class RunFailedError(RuntimeError):
-    """A run ended with an error that is not a result; others of its grid are kept."""
-
 
 HEAD_SEED = 1311  # the author's, set just before each task's head is made
-
-
-def plan(profile, table, **chosen):
-    """The grid of one table in the precision that this machine is fast in (see `profiles.grid`)."""
-    return profiles.grid(profile, table, fast=models.fast_precision(), **chosen)
-
-
-def run_grid(specs, results=None, own=False, workers=None, retry=True):
-    """A record for every spec, found or computed; computed ones are saved as they come.
-
-    own: reuse only records that this working copy computed. workers: processes that compute at
-    once; None for `default_workers`. retry: try runs again that ran out of memory. Shows a progress
-    bar when there is something to compute; an interrupted grid goes on with the next missing run.
-    Returns the records in the order of `specs`. RunFailedError if a run ends with an error other
-    than a ValueError or OSError, which come as they are; runs beside it are finished and kept.
-    """
-    statuses = records.RESULTS if retry else records.STATUSES
-    missing = [spec for spec in specs if records.find(spec, results, own, statuses) is None]
-    if missing:
-        records.workspace()  # named before several processes would each do it
-        workers = default_workers(missing) if workers is None else workers
-        whole("workers", workers, 1)
-        with tqdm(total=sum(s.cost() for s in missing), bar_format=_BAR, **_SMOOTH) as bar:
-            compute = _one_by_one if workers == 1 else _side_by_side
-            for spec, record in compute(missing, bar, workers):
-                path = records.runs_folder(spec.profile, results) / f"{spec.key}.json"
-                records.save(record, path)
-            bar.set_description_str(f"{len(missing)} of {len(missing)} runs done")
-    return [records.find(spec, results, statuses=records.STATUSES) for spec in specs]
-
-
-def default_workers(specs):
-    """One process a core on a CPU, as far as memory allows and there are runs; one on a GPU.
-
-    Single runs here are too small to keep two cores busy: side by side they take less time.
-    """
-    if models.default_device() != "cpu":
-        return 1
-    each = max(memory.estimate(spec) for spec in specs)
-    return max(1, min(memory.cores(), int(0.8 * memory.installed() / each), len(specs)))
-
-
-def _one_by_one(specs, bar, _):
-    for i, spec in enumerate(specs, 1):
-        try:
-            record = run(spec, _Progress(_Shown(bar, i - 1, len(specs)), spec))
-        except Exception as error:
-            raise _failure(spec, error) from error
-        yield spec, record
-
-
-def _side_by_side(specs, bar, workers):
-    context = multiprocessing.get_context("spawn")
-    news = context.SimpleQueue()  # (worker, what it does now, how far that moves the bar)
-    start = (max(1, memory.cores() // workers), news)
-    shown = _Shown(bar, 0, len(specs))
-    threading.Thread(target=_follow, args=(news, shown), daemon=True).start()
-    left, running, failed = list(specs), {}, None
-    with ProcessPoolExecutor(workers, context, _start_worker, start) as pool:
-        try:
-            while running or (left and not failed):
-                # no more than workers can take, so that nothing waits when the user interrupts
-                while left and not failed and len(running) < workers:
-                    spec = left.pop(0)
-                    running[pool.submit(_run_in_worker, spec)] = spec
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    spec, error = running.pop(future), future.exception()
-                    if error is None:
-                        shown.done += 1
-                        yield spec, future.result()
-                    else:  # the runs beside it are finished and kept before it is raised
-                        failed = failed or (spec, error)
-        except BaseException:
-            for worker in multiprocessing.active_children():
-                worker.terminate()
-            raise
-        finally:
-            news.put(None)
-    if failed:
-        raise _failure(*failed) from failed[1]
-
-
-def _failure(spec, error):
-    if isinstance(error, (ValueError, OSError)):
-        return error  # says what is wrong by itself
-    return RunFailedError(f"{spec.key}: {type(error).__name__}: {error}")
-
-
-def _follow(news, shown):
-    while (message := news.get()) is not None:
-        shown(*message)
-
-
-class _Shown:
-    """What the bar says: how many runs of how many are done, and what each worker does now."""
-
-    def __init__(self, bar, done, runs):
-        self.bar, self.done, self.runs, self.now = bar, done, runs, {}
-
-    def __call__(self, worker, what, cost):
-        self.now[worker] = what
-        said = f"{self.done} of {self.runs} runs done, now {' + '.join(self.now.values())}"
-        self.bar.set_description_str(said, refresh=False)
-        self.bar.update(cost)
-
-
-def _start_worker(threads, news):
-    torch.set_num_threads(threads)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    _run_in_worker.news = news
-
-
-def _run_in_worker(spec):
-    return run(spec, _Progress(lambda *message: _run_in_worker.news.put(message), spec))
 
 
 def run(spec, progress=lambda what, examples=0: None):
@@ -325,23 +198,3 @@ def _base_perplexity(spec, loaded):
     if key not in loaded.memo:
         loaded.memo[key] = _perplexity(spec, loaded)
     return dict(loaded.memo[key])
-
-
-_SMOOTH = {"smoothing": 0, "mininterval": 1}  # the time left by the mean rate
-_BAR = "{desc} |{bar:20}| {percentage:3.0f} %, {elapsed} gone, {remaining} left"
-
-
-class _Progress:
-    """Tells `show` what a run does now, and how far that moves a bar in units of `RunSpec.cost`."""
-
-    def __init__(self, show, spec):
-        self.show, self.spec = show, spec
-
-    def __call__(self, what, examples=0):
-        name = f"{self.spec.table} {self.spec.label} seed {self.spec.seed}, {what}"
-        cost = 0
-        if examples:  # of `training TASK`, `scoring TASK` or `scoring TASK, which rows`
-            action, task = what.split(",")[0].split(" ", 1)
-            each = self.spec.training_cost if action == "training" else 1
-            cost = examples * each * self.spec.row_cost(task)
-        self.show(os.getpid(), name, cost)

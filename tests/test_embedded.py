@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from curlora_lite import cli, continual, corpus, data, models, profiles, scoring
+from curlora_lite import cli, continual, corpus, data, grids, models, profiles, scoring
 from curlora_lite.training import encode, features, pad
 
 pytestmark = pytest.mark.slow
@@ -98,10 +98,10 @@ def test_side_by_side_equals_one_after_the_other(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        alone = continual.run_grid(specs, tmp_path / "alone", workers=1)
+        alone = grids.run_grid(specs, tmp_path / "alone", workers=1)
     finally:
         torch.set_num_threads(threads)
-    together = continual.run_grid(specs, tmp_path / "together", workers=2)
+    together = grids.run_grid(specs, tmp_path / "together", workers=2)
     for one, other in zip(alone, together, strict=True):
         assert one.perplexity == other.perplexity
         assert [s["scores"] for s in one.stages] == [s["scores"] for s in other.stages]

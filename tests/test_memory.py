@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_runs import small_grid
 
-from curlora_lite import continual, memory, models, profiles, records, tables
+from curlora_lite import continual, grids, memory, models, profiles, records, tables
 
 
 def test_a_device_too_small_is_refused_before_loading(monkeypatch):
@@ -65,7 +65,7 @@ def test_out_of_memory_is_recorded_and_the_grid_goes_on(tiny, monkeypatch):
         return train(backbone, head, task, encoded, spec, *rest, **kwargs)
 
     monkeypatch.setattr(continual.training, "train_task", fails_for_lora)
-    runs = continual.run_grid(specs, tiny, workers=1)
+    runs = grids.run_grid(specs, tiny, workers=1)
     assert [run.status for run in runs] == ["finished", "out of memory", "finished"]
     assert runs[1].message == "CUDA out of memory. Tried to allocate 2 GiB"
     assert len(runs[1].stages) == 1  # what was measured stays
@@ -74,4 +74,4 @@ def test_out_of_memory_is_recorded_and_the_grid_goes_on(tiny, monkeypatch):
     assert records.load(path).status == "out of memory"
     assert records.find(specs[1], tiny) is None
     monkeypatch.setattr(continual.training, "train_task", train)
-    assert [r.status for r in continual.run_grid(specs, tiny, workers=1)] == 3 * ["finished"]
+    assert [r.status for r in grids.run_grid(specs, tiny, workers=1)] == 3 * ["finished"]

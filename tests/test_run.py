@@ -10,7 +10,17 @@ import pytest
 import torch
 from small_runs import small, small_grid
 
-from curlora_lite import continual, figures, models, paper, profiles, records, source_tables, tables
+from curlora_lite import (
+    continual,
+    figures,
+    grids,
+    models,
+    paper,
+    profiles,
+    records,
+    source_tables,
+    tables,
+)
 
 
 @pytest.mark.parametrize("table", profiles.TABLES)
@@ -66,23 +76,23 @@ def test_a_diverged_run_is_a_result(tiny):
 
 def test_grid_reuses_finished_records_and_nothing_else(tiny, monkeypatch):
     specs = small_grid()
-    records_before = continual.run_grid(specs, tiny, workers=1)
+    records_before = grids.run_grid(specs, tiny, workers=1)
     folder = records.runs_folder("embedded", tiny)
     assert sorted(p.stem for p in folder.iterdir()) == sorted(spec.key for spec in specs)
     (folder / f"{specs[0].key}.json").write_text('{"half": ')  # as if killed while writing
     computed = []
     run = continual.run
     monkeypatch.setattr(continual, "run", lambda spec, p: computed.append(spec) or run(spec, p))
-    after = continual.run_grid(specs, tiny, workers=1)
+    after = grids.run_grid(specs, tiny, workers=1)
     assert computed == specs[:1]
     assert after[0].perplexity == records_before[0].perplexity
-    continual.run_grid(specs, tiny, own=True, workers=1)
+    grids.run_grid(specs, tiny, own=True, workers=1)
     assert computed == specs[:1]
 
 
 def test_records_of_another_working_copy_are_not_ones_own(tiny):
     spec = small_grid(methods=["head-only"])[0]
-    continual.run_grid([spec], tiny, workers=1)
+    grids.run_grid([spec], tiny, workers=1)
     path = records.runs_folder("embedded", tiny) / f"{spec.key}.json"
     content = json.loads(path.read_text())
     content["provenance"]["workspace"] = "somebody"
@@ -135,7 +145,7 @@ def test_negative_size():
 
 
 def test_tables_and_figures(tiny):
-    runs = continual.run_grid(small_grid(ranks=[8], seeds=[0, 1]), tiny, workers=1)
+    runs = grids.run_grid(small_grid(ranks=[8], seeds=[0, 1]), tiny, workers=1)
     table = tables.results_table(runs)
     assert table.columns == ("", "n", "Majority", "Head only", "LoRA-8", "CURLoRA-8")
     assert len(table.rows) == 2 * len(paper.ROWS)
@@ -157,7 +167,7 @@ def test_tables_and_figures(tiny):
 
 
 def test_tables_refuse_to_mix(tiny):
-    runs = continual.run_grid(small_grid(methods=["head-only"], seeds=[0, 1]), tiny, workers=1)
+    runs = grids.run_grid(small_grid(methods=["head-only"], seeds=[0, 1]), tiny, workers=1)
     runs[1].spec["learning_rate"] = 0.5
     with pytest.raises(ValueError, match="learning_rate is .* in one and 0.5 in another"):
         tables.results_table(runs)

@@ -14,7 +14,7 @@ from curlora_lite import profiles
 
 SCRIPT = """
 import os, sys, time
-from curlora_lite import continual, profiles, records
+from curlora_lite import continual, grids, profiles, records
 
 def run(spec, progress):
     time.sleep(1.0)
@@ -28,8 +28,8 @@ if __name__ == "__main__":
     ranks = [int(rank) for rank in sys.argv[2].split(",")]
     specs = profiles.grid("embedded", "table1", ranks=ranks, methods=["lora"])
     try:
-        continual.run_grid(specs, sys.argv[1], workers=int(sys.argv[3]))
-    except continual.RunFailedError as error:
+        grids.run_grid(specs, sys.argv[1], workers=int(sys.argv[3]))
+    except grids.RunFailedError as error:
         sys.exit(f"failed: {error}")
 """
 
