@@ -7,8 +7,9 @@ import time
 
 import torch
 
-from . import cur, data, memory, models, records, scoring, training
+from . import cur, data, geometry, memory, models, records, rivals, scoring, training
 from .adapters import (
+    AdapterConfig,
     CURLoRAConfig,
     LoRAConfig,
     adapter_layers,
@@ -18,6 +19,7 @@ from .adapters import (
 )
 
 HEAD_SEED = 1311  # the author's, set just before each task's head is made
+SHIFT_TOKENS = 256  # of the text at most, on which an adapter's output shift is measured
 
 
 def run(spec, progress=lambda what, examples=0: None):
@@ -49,7 +51,9 @@ def run(spec, progress=lambda what, examples=0: None):
         except torch.OutOfMemoryError as error:
             record.status, record.message = "out of memory", str(error).split("\n")[0]
         finally:
-            if loaded:
+            if loaded and spec.method in rivals.PEFT_METHODS:
+                models.forget()  # its layers are another library's, and stay
+            elif loaded:
                 loaded.model.eval()
                 remove_adapters(loaded.model)
             if device == "cuda":
@@ -65,7 +69,7 @@ def _sequence(spec, loaded, record, progress):
     record.data["text"] = {part: data.digest_of_text(data.load_text(part, spec.source))}
     record.perplexity["initial"] = _base_perplexity(spec, loaded)
     if spec.method != "head-only":
-        add_adapters(model, adapter_config(spec))
+        _adapt(model, spec)
         record.trainable["adapter"] = count_trainable(model)
     heads, scored = {}, {}
     for task in spec.tasks:
@@ -92,12 +96,23 @@ def _sequence(spec, loaded, record, progress):
             on_step=lambda rows, name=task.name: progress(f"training {name}", rows),
         )
         record.stages.append(_stage(task.name, trained, model))
+        if spec.method not in rivals.PEFT_METHODS:
+            text = _text_ids(spec, loaded)[: min(SHIFT_TOKENS, spec.text_window)]
+            record.stages[-1]["geometry"] = geometry.geometry(model, text)
         _score(record.stages[-1], spec, model, heads, scored, pad_id, progress)
     progress("perplexity")
     if spec.method == "head-only":  # the language model is the base model still
         record.perplexity["final"] = dict(record.perplexity["initial"])
     else:
         record.perplexity["final"] = _perplexity(spec, loaded)
+
+
+def _adapt(model, spec):
+    """Put the adapters that a spec asks for into `model`."""
+    if spec.method in rivals.PEFT_METHODS:
+        rivals.add_peft(model, spec.method, adapter_config(spec))
+    else:
+        add_adapters(model, adapter_config(spec))
 
 
 def _examples(spec, task):
@@ -129,6 +144,10 @@ def adapter_config(spec):
     common["target_modules"] = spec.model.target_modules
     if spec.method == "lora":
         return LoRAConfig(init=protocol.lora_init, **common)
+    if spec.method == "full":
+        return rivals.FullConfig(**common)
+    if spec.method in rivals.PEFT_METHODS:
+        return AdapterConfig(**common)
     selection = cur.Selection(protocol.weighting, protocol.replacement)
     return CURLoRAConfig(selection=selection, **common)
 
@@ -179,9 +198,18 @@ def _score(stage, spec, model, heads, scored, pad_id, progress):
     stage["scoring_seconds"] = time.perf_counter() - start
 
 
+def _text_ids(spec, loaded):
+    """The text's token ids (tokens,), read and tokenised once a model."""
+    key = ("ids", spec.source, spec.tune)
+    if key not in loaded.memo:
+        text = data.load_text("tune" if spec.tune else "eval", spec.source)
+        ids = loaded.tokenizer(text, return_tensors="pt", verbose=False)["input_ids"][0]
+        loaded.memo[key] = ids
+    return loaded.memo[key]
+
+
 def _perplexity(spec, loaded):
-    text = data.load_text("tune" if spec.tune else "eval", spec.source)
-    ids = loaded.tokenizer(text, return_tensors="pt", verbose=False)["input_ids"][0]
+    ids = _text_ids(spec, loaded)
     if spec.protocol.perplexity == "whole-text":
         context = loaded.model.config.max_position_embeddings
         return scoring.perplexity(loaded.model, ids, context, stride=context // 2)

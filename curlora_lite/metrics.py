@@ -6,6 +6,9 @@ the tasks up to i. Pure functions.
 
 import math
 import statistics
+from dataclasses import dataclass
+
+from scipy import stats
 
 
 def mean_and_spread(values):
@@ -66,3 +69,71 @@ def wilson_interval(accuracy, n, z=1.96):
     centre = accuracy + z * z / (2 * n)
     half = z * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n))
     return (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+
+
+def intransigence(R, best):
+    """mean_j (best[j] - R[j][j]): what a run falls short of the best single-task scores (T,).
+
+    Below zero where it learned a task better than the reference did.
+    Source: Chaudhry et al. 2018, with the best score of the task learned alone as the reference.
+    """
+    if len(best) != len(R):
+        raise ValueError(f"best: got {len(best)} scores, expected {len(R)}, one a task")
+    return statistics.fmean(b - R[j][j] for j, b in enumerate(best))
+
+
+def nats_lost(before, after):
+    """log(after / before): how many nats per token perplexity has grown by."""
+    return math.log(after / before)
+
+
+def t_interval(values, level=0.95):
+    """(mean, low, high) by Student's t over seeds; ValueError for fewer than two values.
+
+    The values are taken as independent draws of one normal distribution.
+    """
+    mean, spread, n = mean_and_spread(values)
+    if n < 2:
+        raise ValueError(f"values: got {n}, expected at least 2 for an interval over seeds")
+    half = stats.t.ppf((1 + level) / 2, n - 1) * spread / math.sqrt(n)
+    return mean, mean - half, mean + half
+
+
+@dataclass(frozen=True)
+class Paired:
+    """A difference over pairs: mean, 95 % interval, two-sided p by the paired t test, pairs."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+def paired(first, second, level=0.95):
+    """`first` less `second`, pair by pair (same seed, same rows), as a `Paired`.
+
+    Where all differences are equal there is no spread to judge by: p is 1 if they are zero and
+    0 if not. ValueError for lists of different lengths or fewer than two pairs.
+    """
+    if len(first) != len(second):
+        raise ValueError(f"got {len(first)} values and {len(second)}, expected pairs")
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    mean, low, high = t_interval(differences, level)
+    if low == high:
+        return Paired(mean, low, high, float(mean == 0), len(differences))
+    return Paired(mean, low, high, float(stats.ttest_rel(first, second).pvalue), len(differences))
+
+
+def holm(p_values):
+    """Holm's adjusted p values, in the order given: each at most 1, none below its own.
+
+    Reject those at most 0.05 and the chance of any false rejection among them is at most 5 %.
+    Source: Holm 1979.
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, so_far = [0.0] * len(p_values), 0.0
+    for place, i in enumerate(order):
+        so_far = max(so_far, min(1.0, (len(p_values) - place) * p_values[i]))
+        adjusted[i] = so_far
+    return adjusted

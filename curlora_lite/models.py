@@ -76,6 +76,11 @@ def load(name, precision="fp32", device="cpu"):
     return loaded
 
 
+def forget():
+    """Let go of the model that is kept: the next `load` reads it anew."""
+    load.cache_clear()
+
+
 def prepare(name):
     """Folder of the model as safetensors, fetched or trained into the cache if it is not there."""
     if name in hub.MODELS:

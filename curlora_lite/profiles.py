@@ -18,7 +18,8 @@ TOKENS = {
     "paper": {"mrpc": 76, "sst2": 30, "sentiment140": 39},
     "embedded": {"mrpc": 45, "sst2": 42, "sentiment140": 35},
 }
-METHODS = ("head-only", "lora", "curlora")
+METHODS = ("head-only", "lora", "curlora")  # of the tables
+BESIDE = ("full", "peft-lora", "vera", "osf")  # of the audit (see `rivals`)
 TABLES = ("table1", "table2")
 PRECISIONS = ("fp32", "tf32", "bf16")  # tf32: fp32 weights, products in TF32 (GPU)
 
@@ -84,7 +85,7 @@ class RunSpec:
 
     def __post_init__(self):
         known("table", self.table, TABLES)
-        known("method", self.method, METHODS)
+        known("method", self.method, (*METHODS, *BESIDE))
         known("precision", self.precision, PRECISIONS)
         whole("seed", self.seed, 0)
         for field in ("batch", "max_length", "text_tokens", "text_window"):
@@ -136,9 +137,20 @@ class RunSpec:
         return total
 
 
+METHOD_NAMES = {
+    "head-only": "Head only",
+    "lora": "LoRA",
+    "curlora": "CURLoRA",
+    "full": "Full fine-tuning",
+    "peft-lora": "LoRA (PEFT)",
+    "vera": "VeRA (PEFT)",
+    "osf": "OSF (PEFT)",
+}
+
+
 def method_label(method, rank):
     """How a method is called in tables and figures."""
-    name = {"head-only": "Head only", "lora": "LoRA", "curlora": "CURLoRA"}[method]
+    name = METHOD_NAMES[method]
     return name if rank is None else f"{name}-{rank}"
 
 
@@ -197,11 +209,11 @@ LARGEST_RANK = {"smollm2-135m": 192, "small-gpt2": 192, "gpt2-large": 1280, "mis
 
 # Sizes and rates were chosen on the tune part, for time (15 minutes on two cores) and so that the
 # head alone and LoRA learn something; where they do not, the README says so.
-def _embedded(name, train1, train2, scored, text_tokens, rates, **kwargs):
+def _embedded(name, train1, train2, scored1, scored2, text_tokens, **kwargs):
     table1 = TablePlan(
         model=SMOLLM2,
-        tasks=_tasks(train1, scored, (3, 3, 3), PEAKS["table1"]),
-        learning_rate=rates[0],
+        tasks=_tasks(train1, scored1, (3, 3, 3), PEAKS["table1"]),
+        learning_rate=3e-3,
         batch=8,
         max_length=64,
         text_tokens=text_tokens,
@@ -209,13 +221,12 @@ def _embedded(name, train1, train2, scored, text_tokens, rates, **kwargs):
     )
     table2 = TablePlan(
         model=SMALL_GPT2,
-        tasks=_tasks(train2, scored, (3, 3, 5), PEAKS["table2"]),
-        learning_rate=rates[1],
+        tasks=_tasks(train2, scored2, (3, 3, 5), PEAKS["table2"]),
+        learning_rate=3e-3,
         batch=32,
         max_length=64,
         text_tokens=4 * text_tokens,
         text_window=256,
-        precision="fp32",
     )
     # the tweets keep their three classes, and are not sorted by them
     protocol = Protocol.parse("published,labels=three,sentiment_eval=held-out")
@@ -244,19 +255,19 @@ PROFILES = {
     for profile in (
         _embedded(
             "embedded",
-            train1=(80, 180, 300),
+            train1=(32, 112, 160),
             train2=(300, 2000, 1000),
-            scored=(274, 400, 800),
+            scored1=(140, 240, 480),
+            scored2=(274, 400, 800),
             text_tokens=2048,
-            rates=(1.5e-3, 3e-3),
         ),
         _embedded(
             "embedded-quick",
-            train1=(32, 48, 64),
+            train1=(16, 48, 64),
             train2=(96, 480, 320),
-            scored=(150, 200, 200),
+            scored1=(100, 150, 200),
+            scored2=(150, 200, 200),
             text_tokens=1024,
-            rates=(3e-3, 3e-3),
             ranks=(8,),
         ),
         # 8,192 tokens are the model's context, where the paper reads 10,000 at once
@@ -305,7 +316,7 @@ def grid(
     seeds = _list("seeds", seeds, plan.seeds)
     methods = _list("methods", methods, chosen.methods)
     for method in methods:
-        known("methods", method, METHODS)
+        known("methods", method, (*METHODS, *BESIDE))
     largest = LARGEST_RANK[plan.model.name]
     for rank in ranks:
         whole("ranks", rank, 1)
