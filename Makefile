@@ -6,6 +6,7 @@ RANKS ?=
 SEEDS ?=
 METHODS ?=
 QUICK ?=
+REAL ?=
 TORCH_BACKEND ?=
 # for the profiles on the paper's own data: a copy of the hub on disk, and switches (see README)
 MIRROR ?=
@@ -24,7 +25,8 @@ READY := .venv/.curlora_lite
 endif
 EXTRAS := cache/extras
 # the hub is asked only by profiles that need it, and only where there is no mirror
-OFFLINE := $(if $(MIRROR)$(filter embedded,$(PROFILE)),HF_HUB_OFFLINE=1)
+EMBEDDED := $(if $(filter-out 0,$(REAL)),,$(filter embedded,$(PROFILE)))
+OFFLINE := $(if $(MIRROR)$(EMBEDDED),HF_HUB_OFFLINE=1)
 ASK := $(if $(MIRROR),CURLORA_MIRROR='$(abspath $(MIRROR))') $(BIN)/python -m curlora_lite
 RUN := $(OFFLINE) $(ASK)
 
@@ -35,7 +37,7 @@ OPTIONS = $(CHOSEN) $(if $(RANKS),--ranks $(RANKS)) $(if $(SEEDS),--seeds $(SEED
 	$(if $(WORKERS),--workers $(WORKERS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow notebook report readme lint fetch doctor clean
+.PHONY: help setup reproduce audit test test-slow notebook report readme lint fetch doctor clean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=embedded] [RANKS=8,16] [SEEDS=0,1] [METHODS=lora,curlora] [QUICK=1]"
@@ -60,6 +62,10 @@ endif
 
 reproduce: $(READY) ## both tables, end to end, into results/PROFILE (QUICK=1: rank 8, fewer rows)
 	@$(RUN) reproduce $(OPTIONS)
+
+audit: $(READY) ## which of the paper's claims hold, into results/audit (REAL=1: on its data too; QUICK=1)
+	@$(RUN) audit $(if $(filter-out 0,$(QUICK)),--quick) $(if $(filter-out 0,$(REAL)),--real) \
+	  $(if $(SEEDS),--seeds $(SEEDS)) $(if $(WORKERS),--workers $(WORKERS))
 
 test: $(READY) ## the tests; no network, under five minutes (MIRROR=DIR: the real data too)
 	$(if $(MIRROR),CURLORA_TEST_MIRROR='$(abspath $(MIRROR))') $(BIN)/python -m pytest -q

@@ -48,6 +48,7 @@ def _parser():
     commands = parser.add_subparsers(required=True)
     runs = {
         "reproduce": reproduce,
+        "audit": audit,
         "fetch": fetch_all,
         "doctor": doctor,
         "report": report,
@@ -58,6 +59,11 @@ def _parser():
         command.set_defaults(run=run)
         command.add_argument("--profile", default="embedded")
         command.add_argument("--quick", action="store_true", help="the profile's small variant")
+        if name == "audit":
+            command.set_defaults(profile="audit")
+            command.add_argument("--seeds", type=_integers)
+            command.add_argument("--real", action="store_true", help="the paper's data too")
+            command.add_argument("--workers", type=int)
         if name in ("reproduce", "report"):
             command.add_argument("--ranks", type=_integers)
             command.add_argument("--seeds", type=_integers)
@@ -118,6 +124,36 @@ def reproduce(options):
     if failed:
         lost = [f"{run.spec['method']}-{run.spec['rank']}: {run.message}" for run in failed]
         raise ValueError(f"{len(lost)} of {len(runs)} runs gave no result: {'; '.join(lost)}")
+
+
+def audit(options):
+    """Compute what is missing of the audit's runs, execute its notebook, say where it all is."""
+    from . import audit as plan
+    from . import doctor, models, profiles
+
+    start = time.perf_counter()
+    options.profile = _profile(options)
+    profile = profiles.profile_named(options.profile)
+    seeds = options.seeds or profile.tables["table2"].seeds
+    questions = plan.plan(options.profile, real=options.real)
+    specs = plan.all_specs(questions, seeds)
+    _quiet()
+    fetch_all(options)
+    if options.real:
+        fetch_all(argparse.Namespace(profile="smollm2"))
+    missing = [spec for spec in specs if records.find(spec, own=True) is None]
+    seconds = sum(spec.cost() for spec in missing) * doctor.SECONDS[models.default_device()]
+    print(
+        f"{len(specs)} runs for {len(questions)} questions, seeds {', '.join(map(str, seeds))}; "
+        f"{len(missing)} to compute: roughly {doctor.duration(seconds)} here"
+    )
+    plan.run(questions, seeds, own=True, workers=options.workers)
+    folder = records.outputs(options.profile)
+    given = {"profile": options.profile, "seeds": list(seeds), "real": options.real}
+    execute("audit", given, target=folder / "notebooks" / "audit.ipynb")
+    print("\n" + (folder / "claims.md").read_text())
+    print(f"tables, figures, notebook and records: {folder.relative_to(records.ROOT)}/")
+    print(f"{len(missing)} runs computed in {_duration(time.perf_counter() - start)}")
 
 
 def _chosen(options):

@@ -26,7 +26,7 @@ def report():
         seconds = sum(spec.cost() for spec in specs) * SECONDS[device]
         answer = obstacles(profile, specs, device)
         lines.append(
-            f"{name:<16}{needs / 1e9:>6.0f} GB{_duration(seconds):>12}   "
+            f"{name:<16}{needs / 1e9:>6.0f} GB{duration(seconds):>12}   "
             f"{'no: ' + '; '.join(answer) if answer else 'yes'}"
         )
     return "\n".join(lines)
@@ -104,7 +104,8 @@ def _existing(path):
     return path
 
 
-def _duration(seconds):
+def duration(seconds):
+    """Seconds in words, rounded to what an estimate is worth."""
     if seconds < 90 * 60:
         return f"{max(1, round(seconds / 60))} min"
     return f"{seconds / 3600:.0f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"

@@ -81,7 +81,7 @@ def add_peft(model, method, config):
         smallest = min(min(m.weight.shape) for m in _projections(model, targets).values())
         chosen = peft.OSFConfig(effective_rank=smallest - config.rank, target_modules=targets)
     names = list(_projections(model, targets))
-    peft.inject_adapter_in_model(chosen, model)
+    peft.get_peft_model(model, chosen)  # replaces the projections in place
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(adapter_dtype(parameter))

@@ -143,3 +143,38 @@ def test_encode_joins_pairs_with_nothing_or_the_end_token():
     rows = {"text": ["ab", "abc"], "pair": ["cd", None], "label": [1, 0]}
     assert encode(rows, Letters(), 8).ids == [[1, 2, 3, 4], [1, 2, 3]]
     assert encode(rows, Letters(), 4, separator=True).ids == [[1, 2, 99, 3], [1, 2, 3]]
+
+
+def test_intransigence_and_nats_by_hand():
+    R = [[0.6], [0.5, 0.8]]
+    assert metrics.intransigence(R, [0.7, 0.8]) == pytest.approx(0.05)
+    with pytest.raises(ValueError, match="expected 2"):
+        metrics.intransigence(R, [0.7])
+    assert metrics.nats_lost(10, 10 * math.e) == pytest.approx(1)
+
+
+def test_t_interval_by_the_tables():
+    """1, 2, 3: mean 2, deviation 1, t(0.975, 2) = 4.3027 in any table; 4.3027 / sqrt(3)."""
+    mean, low, high = metrics.t_interval([1, 2, 3])
+    assert (mean, low, high) == pytest.approx((2, 2 - 2.48414, 2 + 2.48414), abs=1e-5)
+    with pytest.raises(ValueError, match="at least 2"):
+        metrics.t_interval([1])
+
+
+def test_paired_differences():
+    """Differences 1, 2, 3: t = 2 / (1 / sqrt(3)) = 3.4641, whose two-sided p with 2 degrees of
+    freedom is 1 - t / sqrt(t^2 + 2) = 0.07418."""
+    found = metrics.paired([2, 4, 6], [1, 2, 3])
+    assert (found.mean, found.n) == (2, 3)
+    assert found.p == pytest.approx(1 - 3.4641016 / math.sqrt(14), abs=1e-6)
+    assert metrics.paired([1, 1], [1, 1]).p == 1
+    assert metrics.paired([2, 2], [1, 1]).p == 0
+    with pytest.raises(ValueError, match="pairs"):
+        metrics.paired([1, 2], [1])
+
+
+def test_holm_by_hand():
+    """0.01 x 4; 0.02 x 3; 0.03 x 2 = 0.06 as the one before; 0.5 x 1."""
+    assert metrics.holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
+    assert metrics.holm([0.4, 0.3]) == pytest.approx([0.6, 0.6])
+    assert metrics.holm([]) == []
