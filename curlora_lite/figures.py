@@ -251,7 +251,7 @@ def training_loss(losses, held_out, title):
     ax.plot([0, len(losses)], held_out, label="held out, before and after", **held_style)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("optimiser step")
-    ax.set_ylabel("cross-entropy of the answers, nats", fontsize=9)
+    ax.set_ylabel("cross-entropy, nats", fontsize=9)
     figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle(title, fontsize=9)
     return figure

@@ -104,6 +104,8 @@ def plan(profile, **chosen):
     for name, value in chosen.items():
         known("chosen", name, Plan.__dataclass_fields__)
         fields[name] = fields[name] if value is None else value
+    if fields["precision"] == "tf32":  # says how products are computed; here in fp32
+        fields["precision"] = "fp32"
     fields["loss_rows"] = min(fields["loss_rows"], fields["eval_rows"])
     return Plan(**fields)
 

@@ -123,6 +123,7 @@ def test_plans():
     assert plan.config(3) == CURLoRAConfig(rank=8, target_modules=["c_attn"], seed=3)
     assert plan.steps == finetune.SIZES["paper"]["steps"]
     assert finetune.plan("embedded", eval_rows=7).loss_rows == 7
+    assert finetune.plan("embedded", precision="tf32").precision == "fp32"
     for changes, message in (
         ({"rank": 0}, "rank: got 0"),
         ({"method": "dora"}, "method: got 'dora', expected one of curlora, lora"),
