@@ -89,7 +89,8 @@ def notebooks(profile):
     from . import profiles
 
     chosen = profiles.profile_named(profile)
-    first = ["00_quickstart", "01_cur_layer"] if chosen.source == "embedded" else []
+    handling = ["00_quickstart", "01_cur_layer", "finetune_causal_lm"]
+    first = handling if chosen.source == "embedded" else []
     return [*first, *(TABLE_NOTEBOOKS[table] for table in chosen.tables), "report"]
 
 

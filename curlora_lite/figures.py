@@ -238,6 +238,25 @@ def selection(probabilities):
     return figure
 
 
+def training_loss(losses, held_out, title):
+    """The loss of each step and, before and after, that of rows held out; in nats.
+
+    losses: of every step, in order. held_out: (before, after).
+    """
+    figure, (ax,) = _new(1, width=5.2)
+    steps = range(1, len(losses) + 1)
+    style = {"color": STYLES["curlora"]["color"], "linewidth": 1.3}
+    ax.plot(steps, losses, label="training, each step", **style)
+    held_style = {"color": STYLES["lora"]["color"], "marker": "D", "linestyle": "none"}
+    ax.plot([0, len(losses)], held_out, label="held out, before and after", **held_style)
+    ax.set_ylim(bottom=0)
+    ax.set_xlabel("optimiser step")
+    ax.set_ylabel("cross-entropy, nats", fontsize=9)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
 ALL = {"accuracy": accuracy, "perplexity": perplexity, "parameters": parameters, "growth": growth}
 
 

@@ -61,6 +61,13 @@ SENTIMENT140 = Repository(
     "unknown",
 )
 DATASETS = (GLUE, WIKITEXT, SENTIMENT140)
+SQUAD = Repository(  # for the notebook on fine-tuning alone, so not among the tables' data sets
+    "rajpurkar/squad",
+    "dataset",
+    "7b6d24c440a36b6815f21b70d25016731768db1f",
+    ("plain_text/train-*.parquet", "plain_text/validation-*.parquet"),
+    "CC-BY-SA-4.0",
+)
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 MODELS = {
     "gpt2-large": Repository(
@@ -85,6 +92,7 @@ ASIDE = 5  # every fifth row of Sentiment140's test split is kept out of trainin
 
 # (task, part) -> (repository, its files, the columns that are read)
 _PAIR = ("sentence1", "sentence2", "label")
+_QUESTION = ("context", "question", "answers")
 TABLES = {
     ("mrpc", "train"): (GLUE, "mrpc/train-*.parquet", _PAIR),
     ("mrpc", "eval"): (GLUE, "mrpc/validation-*.parquet", _PAIR),
@@ -101,6 +109,8 @@ TABLES = {
         "sentiment140/train/*.parquet",
         ("text", "sentiment"),
     ),
+    ("squad", "train"): (SQUAD, "plain_text/train-*.parquet", _QUESTION),
+    ("squad", "eval"): (SQUAD, "plain_text/validation-*.parquet", _QUESTION),
     ("text", "eval"): (WIKITEXT, "wikitext-2-raw-v1/test-*.parquet", ("text",)),
 }
 # sha256 of what is read of a pinned revision, wherever it comes from (see `_digest`).
@@ -276,6 +286,12 @@ def examples(task, part, sentiment_eval):
         return rows
     aside = part != "train"
     return [row for i, row in enumerate(rows) if (i % ASIDE == ASIDE - 1) == aside]
+
+
+def questions(part):
+    """(context, question, accepted answers) rows of SQuAD's train or validation split."""
+    known("part", part, ("train", "eval"))
+    return [(context, asked, found["text"]) for context, asked, found in _rows("squad", part)]
 
 
 def text(part):
