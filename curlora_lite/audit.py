@@ -92,7 +92,7 @@ def plan(profile="audit", real=False):
         "selection": [
             small(*small2, "curlora", published(weighting=weighting, replacement=replacement))
             for weighting in CHOICES["weighting"]
-            for replacement in CHOICES["replacement"]
+            for replacement in (False, True)  # the text's reading first: others are held against it
         ],
         "movement": [
             small(*small2, method, corrected(lora_init=init), rate=rate * FEW.get(method, 1))

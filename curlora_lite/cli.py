@@ -224,7 +224,9 @@ def readme(_):
 
 def table_text(profile, name):
     """The Markdown of one table in `results/<profile>/tables`."""
-    return (records.ROOT / "results" / profile / "tables" / f"{name}.md").read_text()
+    folder = records.ROOT / "results" / profile
+    path = folder / "tables" / f"{name}.md"
+    return (path if path.exists() else folder / f"{name}.md").read_text()
 
 
 def filled(text, content):

@@ -67,7 +67,7 @@ def _notes(records, rows):
         "±: 95 % interval for the choice of evaluation rows, accuracies taken as independent; what "
         "seeds change comes on top. Undecided, no loss seen: the interval includes zero.",
     ]
-    if any(BALANCED in stage["scores"] for record in records for stage in record.stages):
+    if any(metrics.BALANCED in stage["scores"] for record in records for stage in record.stages):
         notes.append(
             "Here Sentiment140 counts by as many positive as negative rows; published, by rows "
             "that are all negative."
@@ -80,14 +80,11 @@ def _notes(records, rows):
     return tuple(notes)
 
 
-BALANCED = "sentiment140, balanced"
-
-
 def _score(record, task, stage):
     """The score of a task after a stage (from 1); Sentiment140's on balanced rows if any."""
-    return (record.score(BALANCED, stage) if task == "sentiment140" else None) or record.score(
-        task, stage
-    )
+    return (
+        record.score(metrics.BALANCED, stage) if task == "sentiment140" else None
+    ) or record.score(task, stage)
 
 
 def _ratio(runs, _):

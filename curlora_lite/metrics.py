@@ -23,11 +23,22 @@ def mean_and_spread(values):
     return statistics.fmean(values), spread, len(values)
 
 
-def score_matrix(record):
-    """R of a RunRecord as nested lists, lower triangular: R[i][j] for j <= i."""
+BALANCED = "sentiment140, balanced"  # a score beside one on rows that are all negative
+
+
+def score_matrix(record, balanced=False):
+    """R of a RunRecord as nested lists, lower triangular: R[i][j] for j <= i.
+
+    balanced: where a task was also scored on balanced rows, count these.
+    """
     tasks = [stage["task"] for stage in record.stages]
+
+    def accuracy(scores, task):
+        beside = scores.get(BALANCED) if balanced and task == "sentiment140" else None
+        return (beside or scores[task])["accuracy"]
+
     return [
-        [stage["scores"][task]["accuracy"] for task in tasks[: i + 1]]
+        [accuracy(stage["scores"], task) for task in tasks[: i + 1]]
         for i, stage in enumerate(record.stages)
     ]
 

@@ -17,13 +17,9 @@ def parameters_table():
     """
     rows = []
     for name in ("Mistral-7B-v0.3", "GPT-2 Large"):
-        model, targets = meta_model(name)
-        counts = {("full", None): count_trainable(model)}
+        counts = {("full", None): count_trainable(meta_model(name)[0])}
         for rank in paper.RANKS:
-            for method, config in (("lora", LoRAConfig), ("curlora", CURLoRAConfig)):
-                model, _ = meta_model(name)
-                add_adapters(model, config(rank=rank, target_modules=targets))
-                counts[method, rank] = count_trainable(model)
+            counts |= {(m, rank): count for m, count in counted(name, rank).items()}
         for (method, rank), count in counts.items():
             said, source = paper.PARAMETERS.get((name, method, rank), (None, ""))
             label = "all weights" if method == "full" else method_label(method, rank)
@@ -40,6 +36,16 @@ def parameters_table():
         ),
         left=(0, 4),
     )
+
+
+def counted(name, rank):
+    """Trainable parameters of LoRA and CURLoRA on one of the paper's models: method -> count."""
+    counts = {}
+    for method, config in (("lora", LoRAConfig), ("curlora", CURLoRAConfig)):
+        model, targets = meta_model(name)
+        add_adapters(model, config(rank=rank, target_modules=targets))
+        counts[method] = count_trainable(model)
+    return counts
 
 
 def stand_in_table(report):

@@ -89,7 +89,13 @@ _TEX = {
     "↳": r"\quad ",
 }
 _TEX |= {c: rf"\{c}" for c in "{}$"} | {"^": r"\^{}", "~": r"\~{}", "\\": r"\textbackslash{}"}
-_TEX |= {"↳": r"$\hookrightarrow$ ", "∞": r"$\infty$", "×": r"$\times$", "≥": r"$\geq$"}
+_TEX |= {
+    "↳": r"$\hookrightarrow$ ",
+    "∞": r"$\infty$",
+    "×": r"$\times$",
+    "≥": r"$\geq$",
+    "‖": r"$\|$",
+}
 
 
 def _tex(text):

@@ -1,0 +1,34 @@
+"""The audit as pages: every question's tables, figure and conclusion, saved and ready to show."""
+
+from IPython.display import Markdown
+
+from . import audit_figures, audit_tables, audit_words, figures
+from .claims import claims_table
+from .source_tables import counted
+
+
+def page(question, found, folder):
+    """A question's tables, figure and conclusion; saved below `folder`, returned to be displayed.
+
+    found: {Condition: records} of this question. A question without a finished run gives a line
+    that says so.
+    """
+    if not audit_tables.has_results(found):
+        return [Markdown("No run of this question is there.")]
+    shown = []
+    for name, make in audit_tables.ALL[question].items():
+        table = make(found)
+        table.save(folder / "tables" / name)
+        shown.append(table)
+    figure = audit_figures.ALL[question](found)
+    figures.save(figure, folder / "figures" / question.replace("-", "_"))
+    return [*shown, figure, Markdown(f"**What follows.** {audit_words.ALL[question](found)}")]
+
+
+def last_page(found, folder):
+    """The claims table and what the audit took; saved, returned to be displayed."""
+    claims = claims_table(found, counted("Mistral-7B-v0.3", 16))
+    claims.save(folder / "claims")
+    took = audit_tables.compute(found)
+    took.save(folder / "tables" / "compute")
+    return [claims, took]
