@@ -80,13 +80,71 @@ def test_square_projections_keep_their_orientation(kind):
 
 @pytest.mark.parametrize("kind", ["linear", "conv1d"])
 def test_duplicated_indices(kind):
-    layer = CURLoRALinear(projection(kind, True), 2, generator=gen())
+    layer = CURLoRALinear(projection(kind, True), 2, ALPHA, generator=gen())
     layer.rows.fill_(1)
     layer.cols.fill_(2)
     layer.load_state_dict(layer.state_dict())  # derives the buffer from the indices again
     nn.init.normal_(layer.U, generator=gen(5))
-    x = torch.randn(4, N_IN, generator=gen(6), dtype=torch.float64)
-    torch.testing.assert_close(layer(x), dense_reference(layer, x)[0], rtol=1e-12, atol=1e-12)
+    x = torch.randn(4, N_IN, generator=gen(6), dtype=torch.float64, requires_grad=True)
+    expected, x_ref, U_ref = dense_reference(layer, x)
+    y = layer(x)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    y.pow(2).sum().backward()
+    expected.pow(2).sum().backward()
+    torch.testing.assert_close(x.grad, x_ref.grad, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(layer.U.grad, U_ref.grad, rtol=1e-12, atol=1e-12)
+
+
+def trained_layer():
+    layer = CURLoRALinear(projection("linear", True), RANK, ALPHA, generator=gen())
+    nn.init.normal_(layer.U, generator=gen(5))
+    return layer
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 0), (2, 3, 4)])
+def test_any_leading_axes(shape):
+    x = torch.randn(*shape, N_IN, generator=gen(6), dtype=torch.float64)
+    layer = trained_layer()
+    y, expected = layer(x), dense_reference(layer, x)[0]
+    assert y.shape == (*shape, N_OUT)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_of_single_examples_through_torch_func():
+    layer = trained_layer()
+    x = torch.randn(5, N_IN, generator=gen(6), dtype=torch.float64)
+
+    def loss(U, row):
+        return torch.func.functional_call(layer, {"U": U}, (row,)).pow(2).sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(layer.U.detach(), x)
+    for gradient, row in zip(found, x, strict=True):
+        y, _, U = dense_reference(layer, row)
+        y.pow(2).sum().backward()
+        torch.testing.assert_close(gradient, U.grad, rtol=1e-12, atol=1e-12)
+
+
+def test_a_second_derivative_is_refused():
+    """It is not implemented; what must not happen is a wrong one."""
+    layer = trained_layer()
+    x = torch.randn(3, N_IN, generator=gen(6), dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(layer(x).pow(2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="twice"):
+        gradient.sum().backward()
+
+
+def test_gradients_under_autocast():
+    """As mixed precision with fp32 weights does it: forward in bf16, backward outside of it."""
+    layer = trained_layer().float()
+    x = torch.randn(64, N_IN, generator=gen(6))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    y.float().pow(2).sum().backward()
+    expected, _, U = dense_reference(layer, x)
+    expected.pow(2).sum().backward()
+    assert y.dtype == torch.bfloat16 and layer.U.grad.dtype == torch.float32
+    # 8 bits, rounded a few times, in a sum over 64 tokens
+    assert (layer.U.grad - U.grad).norm() < 0.02 * U.grad.norm()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
