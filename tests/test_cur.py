@@ -101,3 +101,14 @@ def test_product_norm_is_the_dense_norm_and_below_the_bound():
     assert cur.product_norm(C, U, R) == pytest.approx((C @ U @ R).norm().item(), rel=1e-12)
     assert cur.product_norm(C, U, R) <= cur.norm_bound(C, U, R)
     assert cur.norm_bound(C, U, R) == pytest.approx((C.norm() * U.norm() * R.norm()).item())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 64, 150])
+def test_norms_of_any_number_of_blocks(rows, dtype):
+    """Blocks of 64 rows, the last one not whole; fp64 rounding over 150 terms."""
+    W = torch.randn(rows, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    W = W.to(dtype)
+    for dim in (0, 1):
+        expected = np.square(W.double().numpy()).sum(1 - dim)
+        np.testing.assert_allclose(cur.squared_norms(W, dim).numpy(), expected, rtol=1e-13)
