@@ -24,7 +24,7 @@ RANKS, QUICK_RANKS = (8, 16, 24), (16,)
 DTYPES = ("fp32", "bf16")
 PASSES = ("training", "forward")  # forward and backward; forward alone, without autograd
 BLOCK = 0.1  # seconds that a contender is timed for in a round, or one step if that takes longer
-ROUNDS = (5, 200)  # at least, at most; between them as many as there is time for
+ROUNDS, QUICK_ROUNDS = (5, 200), (1, 1)  # at least, at most; between them, while there is time
 REPEATS = 3  # of adding adapters and of reading the weights
 _BAR = "{desc} |{bar:20}| {percentage:3.0f} %, {elapsed} gone, {remaining} left"
 
@@ -47,20 +47,36 @@ def devices():
     return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
-def seconds(chosen, quick=False):
-    """About how long the timing of these subjects takes on a CPU, without building them."""
-    return 30.0 if quick else sum(1.5 * len(DTYPES) * s.seconds for s in chosen)
+def seconds(subject, which):
+    """Seconds that timing one pass of a subject at one precision takes."""
+    return subject.seconds * (1 if which == "training" else 0.5)
 
 
-def measure(chosen, ranks=RANKS, quick=False):
+def announcement(chosen, quick=False):
+    """What `measure` will do, and about how long it takes on two idle cores."""
+    ranks = QUICK_RANKS if quick else RANKS
+    timed = len(devices()) * len(DTYPES) * sum(seconds(s, w) for s in chosen for w in PASSES)
+    contestants = sorted({len(plan(subject, ranks)) for subject in chosen})
+    return (
+        f"Timing {' to '.join(map(str, contestants))} contenders on each of {len(chosen)} subjects "
+        f"({', '.join(subject.label for subject in chosen)}), in {' and '.join(DTYPES)}, training "
+        f"and forward, at rank {', '.join(map(str, ranks))}, on {' and '.join(devices())} with "
+        f"{memory.cores()} cores: "
+        + ("one round, about a minute" if quick else f"about {1 + timed / 60:.0f} minutes")
+    )
+
+
+def measure(chosen, quick=False):
     """Everything: `rows` of times, `sizes` of what each contender holds, `provenance` by device.
 
-    chosen: the subjects. quick: one round of each. Shows a progress bar. All cores are used.
+    chosen: the subjects. quick: one round at one rank. Shows a progress bar. All cores are used.
     """
+    ranks = QUICK_RANKS if quick else RANKS
     result = {"rows": [], "sizes": [], "provenance": {}}
     threads = torch.get_num_threads()
     torch.set_num_threads(memory.cores())
-    total = len(devices()) * sum(s.seconds for s in chosen) * 1.5 * len(DTYPES)
+    cells = len(devices()) * len(DTYPES)
+    total = cells * sum(seconds(subject, which) for subject in chosen for which in PASSES)
     try:
         with tqdm(total=total, bar_format=_BAR) as bar:
             for device in devices():
@@ -89,15 +105,15 @@ def _measure_one(result, subject, precision, device, ranks, quick, bar):
         result["sizes"].append({**at, "contender": kind, "rank": rank, **sizes[kind, rank]})
         cases[kind, rank] = case
     for which in PASSES:
-        share = subject.seconds * (1 if which == "training" else 0.5)
-        times = _rounds(cases, which, 0 if quick else share, (1, 1) if quick else ROUNDS)
+        budget = seconds(subject, which)
+        times = _rounds(cases, which, budget, QUICK_ROUNDS if quick else ROUNDS)
         for (kind, rank), spent in times.items():
             against = zip(spent, times["limit", None], strict=True)
             ratios = [round(own / limit, 5) for own, limit in against]
             row = {**at, "pass": which, "contender": kind, "rank": rank, "rounds": len(spent)}
             row |= {"median_seconds": statistics.median(spent), "seconds": spent, "ratios": ratios}
             result["rows"].append(row)
-        bar.update(share)
+        bar.update(budget)
 
 
 def _added(subject, model, ranks, device):

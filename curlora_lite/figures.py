@@ -40,7 +40,7 @@ def _cells(records, adapters=False):
 
 def _empty(what):
     """A figure that says why there is nothing to draw."""
-    figure, (ax,) = _new(1, width=4.6, height=1.2)
+    figure, (ax,) = new(1, width=4.6, height=1.2)
     ax.set_axis_off()
     ax.text(0.5, 0.5, what, ha="center", va="center", fontsize=9)
     return figure
@@ -63,7 +63,7 @@ def _title(figure, records):
     figure.suptitle(said, fontsize=9)
 
 
-def _plain(axis):
+def plain_ticks(axis):
     """Ticks of a log axis at 1, 2 and 5, as plain numbers."""
     axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
@@ -91,7 +91,8 @@ def _ranks(cells):
     return [rank for _, rank in cells if rank is not None]
 
 
-def _new(columns=1, width=None, height=2.8) -> tuple[Figure, list]:
+def new(columns=1, width=None, height=2.8) -> tuple[Figure, list]:
+    """A figure with `columns` axes side by side, in the style of all figures here, and the axes."""
     figure, axes = plt.subplots(
         1,
         columns,
@@ -121,7 +122,7 @@ def accuracy(records):
     cells, source = _cells(records), records[0].spec["source"]
     if not cells:
         return _empty("no run finished")
-    figure, axes = _new(len(STAGES), width=9.4, height=3.3)
+    figure, axes = new(len(STAGES), width=9.4, height=3.3)
     for j, (ax, task) in enumerate(zip(axes, TASKS, strict=True)):
         stages = range(j, len(STAGES))
         width = 0.5 * (len(STAGES) - j) / len(STAGES)  # of the whole bundle of lines
@@ -152,7 +153,7 @@ def perplexity(records):
     cells = _cells(records)
     if not cells:
         return _empty("no run finished")
-    figure, (ax,) = _new(1, width=4.6)
+    figure, (ax,) = new(1, width=4.6)
     labels = []
     for k, ((method, rank), runs) in enumerate(cells.items()):
         ratios = [r.final_perplexity() / r.initial_perplexity() for r in runs]
@@ -165,7 +166,7 @@ def perplexity(records):
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     ax.set_ylim(min(0.8, low), max(2.0, 1.4 * high))
-    _plain(ax.yaxis)
+    plain_ticks(ax.yaxis)
     ax.set_xticks(range(len(labels)), labels, rotation=40, ha="right", fontsize=8)
     ax.set_ylabel("perplexity, after / before (log)", fontsize=9)
     _title(figure, records)
@@ -177,7 +178,7 @@ def parameters(records):
     cells = _cells(records, adapters=True)
     if not cells:
         return _empty("no run with an adapter finished")
-    figure, (ax,) = _new(1, width=4.6)
+    figure, (ax,) = new(1, width=4.6)
     ranks = sorted(set(_ranks(cells)))
     for shift, method in ((-0.1, "lora"), (0.1, "curlora")):
         counts = {
@@ -204,13 +205,13 @@ def growth(records):
     cells = _cells(records, adapters=True)
     if not cells:
         return _empty("no run with an adapter finished")
-    figure, (ax,) = _new(1, width=5.2, height=3.2)
+    figure, (ax,) = new(1, width=5.2, height=3.2)
     for (method, rank), runs in cells.items():
         values = [[100 * _mean_norm(run, i) for run in runs] for i in range(len(STAGES))]
         _plot(ax, list(range(len(STAGES))), values, _style(method, rank, _ranks(cells)))
     _stage_axis(ax, 0, records[0].spec["source"])
     ax.set_yscale("log")
-    _plain(ax.yaxis)
+    plain_ticks(ax.yaxis)
     ax.set_ylabel("norm of the update / norm of W, %", fontsize=9)
     ax.set_title("CUR or AB, mean over the wrapped projections", fontsize=8)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8)
@@ -225,13 +226,13 @@ def _mean_norm(record, stage):
 
 def selection(probabilities):
     """How likely each column is drawn, columns by their norm: name -> (n,) tensor; Eq. 3 first."""
-    figure, (ax,) = _new(1, width=5.2)
+    figure, (ax,) = new(1, width=5.2)
     colours = ("#0072B2", "#D55E00", "#009E73", "#777777")
     order = next(iter(probabilities.values())).argsort()
     for (name, p), colour, line in zip(probabilities.items(), colours, LINES, strict=False):
         ax.plot(p[order] * len(p), color=colour, linestyle=line, label=name)
     ax.set_yscale("log")
-    _plain(ax.yaxis)
+    plain_ticks(ax.yaxis)
     ax.set_xlabel("column, from the smallest norm to the largest")
     ax.set_ylabel("probability × number of columns")
     figure.legend(loc="outside right center", fontsize=8)

@@ -65,7 +65,7 @@ def _frozen(model, precision, device):
     return model.requires_grad_(False).eval().to(device, models.DTYPES[precision])
 
 
-def _call_block(model, x):
+def call_block(model, x):
     return model(inputs_embeds=x, use_cache=False).last_hidden_state
 
 
@@ -84,7 +84,7 @@ def subjects():
             "model", "SmolLM2-135M, whole",
             lambda precision, device: models.load("smollm2-135m", precision, device).model,
             call_language_model, ("q_proj", "k_proj", "v_proj"),
-            {"cpu": (2, 64), "cuda": (16, 128)}, 100.0,
+            {"cpu": (2, 64), "cuda": (16, 128)}, 90.0,
         ),
         Subject(
             "projection", "q_proj of Mistral-7B, 4096 → 4096", _projection,
@@ -93,12 +93,12 @@ def subjects():
         ),
         Subject(
             "mistral", "block of Mistral-7B", lambda *at: block(MISTRAL, *at),
-            _call_block, mistral[2],
-            {"cpu": (2, 32), "cuda": (8, 256)}, 60.0, layers=32,
+            call_block, mistral[2],
+            {"cpu": (2, 32), "cuda": (8, 256)}, 50.0, layers=32,
         ),
         Subject(
             "gpt2", "block of GPT-2 Large", lambda *at: block(GPT2, *at),
-            _call_block, gpt2[2],
+            call_block, gpt2[2],
             {"cpu": (4, 64), "cuda": (16, 256)}, 25.0, layers=gpt2[1]["n_layer"],
         ),
     ]  # fmt: skip
