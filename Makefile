@@ -14,6 +14,7 @@ PROTOCOL ?=
 PRECISION ?=
 CHECKPOINTING ?=
 WORKERS ?=
+TABLES ?=
 PYTHON ?= python3
 
 ifeq ($(CONDA_DEFAULT_ENV),curlora_lite)
@@ -37,7 +38,7 @@ OPTIONS = $(CHOSEN) $(if $(RANKS),--ranks $(RANKS)) $(if $(SEEDS),--seeds $(SEED
 	$(if $(WORKERS),--workers $(WORKERS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce audit test test-slow notebook report readme lint fetch doctor clean
+.PHONY: help setup reproduce audit test test-slow notebook report readme bench lint fetch doctor clean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=embedded] [RANKS=8,16] [SEEDS=0,1] [METHODS=lora,curlora] [QUICK=1]"
@@ -91,6 +92,9 @@ report: reproduce ## one HTML page of the executed notebooks
 
 readme: $(READY) ## put the committed tables into README.md
 	@$(RUN) readme
+
+bench: $(READY) ## speed and memory beside LoRA and others, into results/benchmarks, 11 minutes on two cores (QUICK=1: one; TABLES=1: tables anew)
+	@$(RUN) bench $(if $(filter-out 0,$(QUICK)),--quick) $(if $(filter-out 0,$(TABLES)),--tables)
 
 lint: $(READY) ## check style
 	$(BIN)/python -m ruff check .

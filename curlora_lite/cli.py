@@ -53,10 +53,13 @@ def _parser():
         "doctor": doctor,
         "report": report,
         "readme": readme,
+        "bench": bench,
     }
     for name, run in runs.items():
         command = commands.add_parser(name)
         command.set_defaults(run=run)
+        if name == "bench":
+            command.add_argument("--tables", action="store_true", help="anew, without measuring")
         command.add_argument("--profile", default="embedded")
         command.add_argument("--quick", action="store_true", help="the profile's small variant")
         if name == "audit":
@@ -185,6 +188,31 @@ def doctor(_):
     from . import doctor as examine
 
     print(examine.report())
+
+
+def bench(options):
+    """Measure ours beside its alternatives; tables and figures, and its README's tables filled."""
+    from . import bench as measuring
+    from . import bench_figures, bench_tables, figures, models, subjects
+
+    folder = records.ROOT / "results" / ("benchmarks-quick" if options.quick else "benchmarks")
+    if not options.tables:
+        _quiet()
+        chosen = subjects.subjects()
+        print(measuring.announcement(chosen, options.quick), flush=True)
+        models.prepare("smollm2-135m")
+        measuring.save(measuring.measure(chosen, options.quick), folder)
+    result = measuring.load(folder)
+    made = bench_tables.tables(result)
+    for name, table in made.items():
+        table.save(folder / "tables" / name)
+    for name, figure in bench_figures.draw(result).items():
+        figures.save(figure, folder / "figures" / name)
+    page = folder / "README.md"
+    if page.exists():
+        page.write_text(filled(page.read_text(), table_text))
+    print("\n".join(["", made["targets"].markdown(), made["training"].markdown()]))
+    print(f"tables, figures and raw times: {folder.relative_to(records.ROOT)}/")
 
 
 def report(options):

@@ -122,13 +122,20 @@ def committed(path):
     return shown.stdout.decode()
 
 
-@pytest.mark.parametrize("page", ["README.md", "results/smollm2/README.md"])
+PAGES = {
+    "README.md": {"embedded", "smollm2"},
+    "results/smollm2/README.md": {"smollm2"},
+    "results/benchmarks/README.md": {"benchmarks"},
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_the_pages_show_the_committed_tables(page):
     """Whoever changes the results runs `make readme`."""
     text = (ROOT / page).read_text()
     names = re.findall(r"<!-- ([\w-]+/\w+) -->", text)
     profiles_shown = {name.split("/")[0] for name in names}
-    assert profiles_shown >= ({"embedded", "smollm2"} if page == "README.md" else {"smollm2"})
+    assert profiles_shown >= PAGES[page]
     content = lambda profile, name: committed(f"results/{profile}/tables/{name}.md")  # noqa: E731
     assert cli.filled(text, content) == text
 
