@@ -86,14 +86,20 @@ def prepare(name):
     else:
         folder = fetch.cache_dir() / "models" / name
     if not (folder / "model.safetensors").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        with fetch.aside(folder) as part:
-            part.mkdir()
-            if name == "small-gpt2":
-                small_gpt2.build(part, bf16=fast_precision() == "bf16")
-            else:
-                _convert_gguf(fetch.fetch(name), part)
+        with fetch.alone(folder):
+            if not (folder / "model.safetensors").exists():
+                _make(name, folder)
     return folder
+
+
+def _make(name, folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    with fetch.aside(folder) as part:
+        part.mkdir()
+        if name == "small-gpt2":
+            small_gpt2.build(part, bf16=fast_precision() == "bf16")
+        else:
+            _convert_gguf(fetch.fetch(name), part)
 
 
 def stand_in_report():

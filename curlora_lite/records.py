@@ -143,8 +143,10 @@ def workspace():
     """A random name for this working copy, made once and kept in the cache folder."""
     path = fetch.cache_dir() / "workspace"
     if not path.exists():
-        with fetch.aside(path) as part:
-            part.write_text(uuid.uuid4().hex[:12])
+        with fetch.alone(path):
+            if not path.exists():
+                with fetch.aside(path) as part:
+                    part.write_text(uuid.uuid4().hex[:12])
     return path.read_text().strip()
 
 
