@@ -9,6 +9,9 @@ QUICK ?=
 TORCH_BACKEND ?=
 # for the profiles on the paper's own data: a copy of the hub on disk, and switches (see README)
 MIRROR ?=
+# of `make verify`: names of records, or a share of all
+VERIFY ?=
+SHARE ?=
 PROTOCOL ?=
 PRECISION ?=
 CHECKPOINTING ?=
@@ -35,7 +38,7 @@ OPTIONS = $(CHOSEN) $(if $(RANKS),--ranks $(RANKS)) $(if $(SEEDS),--seeds $(SEED
 	$(if $(WORKERS),--workers $(WORKERS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow notebook report readme lint fetch doctor clean
+.PHONY: help setup reproduce test test-slow notebook report readme verify spread reliability lint fetch doctor clean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=embedded] [RANKS=8,16] [SEEDS=0,1] [METHODS=lora,curlora] [QUICK=1]"
@@ -82,6 +85,16 @@ notebook: $(READY) ## open the notebooks in JupyterLab
 
 report: reproduce ## one HTML page of the executed notebooks
 	@$(RUN) report $(OPTIONS)
+
+verify: $(READY) ## compute some records of PROFILE again and compare (VERIFY=key,key or SHARE=0.2)
+	@$(RUN) verify $(CHOSEN) $(if $(VERIFY),--keys $(VERIFY)) $(if $(SHARE),--share $(SHARE))
+
+spread: $(READY) ## measure what `make verify` takes its tolerances from (ten minutes)
+	@$(RUN) spread
+
+reliability: $(READY) ## kill grids, try made-up inputs; counts into results/reliability
+	@cd tests && PYTHONPATH=.. ../$(BIN)/python reliability.py
+	@$(ASK) readme
 
 readme: $(READY) ## put the committed tables into README.md
 	@$(RUN) readme

@@ -52,12 +52,17 @@ def _parser():
         "doctor": doctor,
         "report": report,
         "readme": readme,
+        "verify": verify,
+        "spread": spread,
     }
     for name, run in runs.items():
         command = commands.add_parser(name)
         command.set_defaults(run=run)
         command.add_argument("--profile", default="embedded")
         command.add_argument("--quick", action="store_true", help="the profile's small variant")
+        if name == "verify":
+            command.add_argument("--keys", type=lambda text: text.split(","))
+            command.add_argument("--share", type=float)
         if name in ("reproduce", "report"):
             command.add_argument("--ranks", type=_integers)
             command.add_argument("--seeds", type=_integers)
@@ -100,7 +105,8 @@ def reproduce(options):
     _quiet()
     fetch_all(options)
     specs = [spec for table in tables for spec in grids.plan(profile, table, **chosen)]
-    computed = sum(records.find(spec, own=True) is None for spec in specs)
+    known = {}
+    computed = sum(grids.reusable(spec, own=True, known=known) is None for spec in specs)
     runs = grids.run_grid(specs, own=True, workers=options.workers)
     failed = [run for run in runs if run.status not in records.RESULTS]
     folder = records.outputs(profile, **chosen)
@@ -177,6 +183,33 @@ def report(options):
     with fetch.aside(target) as part:
         part.write_text(page)
     print(f"report: {target.relative_to(records.ROOT)}")
+
+
+def verify(options):
+    """Compute some of a profile's records again and compare every number."""
+    from . import verify as examine
+
+    profile = options.profile = _profile(options)
+    kept = examine.chosen(profile, options.keys, options.share)
+    _quiet()
+    fetch_all(options)
+    compared = examine.verify(kept)
+    table = examine.table(profile, compared)
+    table.save(records.ROOT / "results" / "reliability" / f"verify_{profile}")
+    print("\n" + table.markdown())
+    broken = [one.key for one in compared if one.held == examine.BROKEN]
+    if broken:
+        raise ValueError(f"{len(broken)} of {len(compared)} records do not hold: {broken}")
+
+
+def spread(_):
+    """Measure how far a run's numbers move under conditions that stand for other machines."""
+    from . import spread as examine
+
+    _quiet()
+    examine.measure()
+    examine.table(examine.load()).save(examine.path().with_name("spread"))
+    print(f"written: {examine.path().relative_to(records.ROOT)}")
 
 
 def readme(_):

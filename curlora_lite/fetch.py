@@ -142,7 +142,8 @@ def fetch(name):
         with aside(member) as part:
             _extract(archive, artifact.member, part)
             check(part, artifact.member_sha256)
-    return member
+        return member
+    return check(member, artifact.member_sha256)
 
 
 def _download(artifact, archive):

@@ -1,5 +1,6 @@
 """A grid of runs: which are missing, computed one by one or side by side, kept as they come."""
 
+import dataclasses
 import multiprocessing
 import os
 import threading
@@ -28,21 +29,22 @@ def plan(profile, table, **chosen):
     return profiles.grid(profile, table, fast=models.fast_precision(), **chosen)
 
 
-def run_grid(specs, results=None, own=False, workers=None, retry=True):
+def run_grid(specs, results=None, own=False, workers=None, retry=True, threads=None):
     """A record for every spec, found or computed; computed ones are saved as they come.
 
-    own: reuse only records that this working copy computed. workers: processes that compute at
-    once; None for `default_workers`. retry: try runs again that ran out of memory. Shows a progress
-    bar when there is something to compute; an interrupted or killed grid goes on with the next
-    missing run. Grids at once on one folder share the runs out among them (see `claims.Queue`).
+    own: reuse only what would come out the same here and now (see `reusable`). workers: processes
+    that compute at once; None for `default_workers`. retry: try runs again that ran out of memory.
+    threads: of each run; None for the cores divided among workers. Shows a progress bar when there
+    is something to compute; an interrupted or killed grid goes on with the next missing run. Grids
+    at once on one folder share the runs out among them (see `claims.Queue`).
     Returns the records in the order of `specs`. RunFailedError if a run ends with an error other
     than a ValueError or OSError, which come as they are; runs beside it are finished and kept.
     CannotWriteError where the results folder is full or read-only; what is in it stays.
     """
-    statuses = records.RESULTS if retry else records.STATUSES
+    statuses, known = records.RESULTS if retry else records.STATUSES, {}
 
     def find(spec):
-        return records.find(spec, results, own, statuses)
+        return reusable(spec, results, own, statuses, known)
 
     missing = [spec for spec in specs if find(spec) is None]
     if missing:
@@ -51,15 +53,37 @@ def run_grid(specs, results=None, own=False, workers=None, retry=True):
         whole("workers", workers, 1)
         with tqdm(total=sum(s.cost() for s in missing), bar_format=_BAR, **_SMOOTH) as bar:
             shown = _Shown(bar, len(missing))
-            compute = _one_by_one if workers == 1 else _side_by_side
+            alone = workers == 1 and threads is None
+            compute = _one_by_one if alone else _side_by_side
             with claims.Queue(missing, results, find, shown.found) as queue:
-                for spec, record in compute(queue, shown, workers):
+                for spec, record in compute(queue, shown, workers, threads):
                     path = records.runs_folder(spec.profile, results) / f"{spec.key}.json"
                     records.save(record, path)
                     queue.done(spec)
                     shown.done += 1
             bar.set_description_str(f"{len(missing)} of {len(missing)} runs done")
     return [records.find(spec, results, statuses=records.STATUSES) for spec in specs]
+
+
+def reusable(spec, results=None, own=False, statuses=records.RESULTS, known=None):
+    """The record of a spec that needs not be computed again, or None.
+
+    own False: any of an equal spec, for looking at it. own: only one that this working copy has
+    computed by the numerical code as it is (see `numerics`), from the very model and rows that are
+    there now, by their sha256. known: keeps these hashes from one call to the next.
+    FetchError if model or data are not there and cannot be had.
+    """
+    record = records.find(spec, results, own, statuses)
+    if record is None or not own:
+        return record
+    known = {} if known is None else known
+    # what is read does not depend on these
+    shared = dataclasses.replace(spec, method="head-only", rank=None, seed=0)
+    if shared not in known:
+        known[shared] = continual.inputs(shared)
+    model, read = known[shared]
+    same = all(read.get(name) == parts for name, parts in record.data.items())
+    return record if same and record.model_sha256 == model else None
 
 
 def default_workers(specs):
@@ -73,7 +97,7 @@ def default_workers(specs):
     return max(1, min(memory.cores(), int(0.8 * memory.installed() / each), len(specs)))
 
 
-def _one_by_one(queue, shown, _):
+def _one_by_one(queue, shown, *_):
     while queue.left:
         spec = queue.take()
         if spec is None:
@@ -86,10 +110,10 @@ def _one_by_one(queue, shown, _):
         yield spec, record
 
 
-def _side_by_side(queue, shown, workers):
+def _side_by_side(queue, shown, workers, threads):
     context = multiprocessing.get_context("spawn")
     news = context.SimpleQueue()  # (worker, what it does now, how far that moves the bar)
-    start = (max(1, memory.cores() // workers), news)
+    start = (threads or max(1, memory.cores() // workers), news)
     threading.Thread(target=_follow, args=(news, shown), daemon=True).start()
     running, failed = {}, None
     with ProcessPoolExecutor(workers, context, _start_worker, start) as pool:

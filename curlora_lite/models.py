@@ -69,11 +69,16 @@ def load(name, precision="fp32", device="cpu"):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # as the author does
-    patterns = hub.MODELS[name].files if name in hub.MODELS else ("*.safetensors",)
-    loaded = Loaded(name, model, tokenizer, hub.weights_sha256(folder, patterns), {})
+    loaded = Loaded(name, model, tokenizer, sha256(name), {})
     if name in hub.MODELS:
         loaded.origin = hub.origin(hub.MODELS[name])
     return loaded
+
+
+def sha256(name):
+    """One sha256 for the weights that `load` reads, without loading them."""
+    patterns = hub.MODELS[name].files if name in hub.MODELS else ("*.safetensors",)
+    return hub.weights_sha256(prepare(name), patterns)
 
 
 def prepare(name):

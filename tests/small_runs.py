@@ -39,6 +39,7 @@ def stand_in(put):
         for name, model in made.items()
     }
     put(models, "load", lambda name, precision, device: loaded[name])
+    put(models, "sha256", lambda name: loaded[name].sha256)
     put(models, "default_device", lambda: "cpu")
     put(data, "load_task", fake_task)
     put(data, "load_text", lambda part, source: "the news of the day " * 20)
