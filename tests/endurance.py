@@ -1,11 +1,10 @@
 """What a grid survives: killed at random moments, several at once. Real processes, made-up runs.
 
-`make reliability` writes what comes out to `results/reliability/`; the tests do the same in small.
+`make reliability` counts what comes of it (see `reliability.py`); the tests do the same in small.
 """
 
 import contextlib
 import hashlib
-import json
 import os
 import random
 import signal
@@ -14,9 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from curlora_lite import continual, grids, profiles, records
-
-NUMBERS = ("spec", "status", "stages", "perplexity", "trainable", "data", "model_sha256")
+from curlora_lite import continual, grids, profiles, records, verify
 
 
 def made_up_grid(runs):
@@ -70,33 +67,23 @@ def ended(pid):
 def numbers(specs, folder):
     """key -> every number of its record, times and memory left out."""
     found = {spec.key: records.find(spec, folder) for spec in specs}
-    whole = {key: record for key, record in found.items() if record}
-    return {key: without_times({n: getattr(r, n) for n in NUMBERS}) for key, r in whole.items()}
-
-
-def without_times(part):
-    """Plain data without the fields that say how long something took or how much memory."""
-    if isinstance(part, list):
-        return [without_times(value) for value in part]
-    if not isinstance(part, dict):
-        return part
-    timed = ("seconds", "tokens_per_second", "peak_memory_mib", "scoring_seconds")
-    return {key: without_times(value) for key, value in part.items() if key not in timed}
+    return {key: verify.plain(record) for key, record in found.items() if record}
 
 
 def survive_kills(specs, folder, kills, seed, longest=0.15, run=made_up):
     """Kill -9 a grid at random moments until it has been killed so often; what came of it.
 
     A grid that gets to its end is compared with an undisturbed one and another begins, in a folder
-    of its own. longest: seconds from the start of a process to its kill, at most.
+    of its own. longest: seconds from the start of a process to its kill, at most. `stopped` counts
+    the kills that left a part of a record beside the whole ones.
     """
     chance, folder = random.Random(seed), Path(folder)
     assert ended(started(specs, folder / "undisturbed", run))
     expected = numbers(specs, folder / "undisturbed")
-    came = dict.fromkeys(("kills", "while writing", "lost", "half-written", "grids", "equal"), 0)
+    came = dict.fromkeys(("kills", "stopped", "lost", "half-written", "grids", "equal"), 0)
     while came["kills"] < kills:
         came["grids"] += 1
-        here, done, complete = folder / f"grid{came['grids']}", set(), False
+        here, done, parts, complete = folder / f"grid{came['grids']}", set(), set(), False
         while not complete:
             pid = started(specs, here, run)
             if came["kills"] < kills:
@@ -105,7 +92,9 @@ def survive_kills(specs, folder, kills, seed, longest=0.15, run=made_up):
                     os.kill(pid, signal.SIGKILL)
             complete = ended(pid)
             came["kills"] += not complete
-            came["while writing"] += bool(list(here.glob("*/runs/.*.part")))
+            left = set(here.glob("*/runs/.*.part"))
+            came["stopped"] += bool(left - parts)
+            parts |= left
             files = list(here.glob("*/runs/*.json"))
             came["half-written"] += sum(not _whole(path) for path in files)
             came["lost"] += len(done - {path.stem for path in files})
@@ -139,8 +128,8 @@ def share(specs, folder, processes, killed=0):
     return {key: begun.count(key) for key in begun}, numbers(specs, folder)
 
 
-def main():
-    """Two hundred kills and a hundred grids at once; the counts as JSON, for the tables."""
+def counts():
+    """Two hundred kills, and twenty times four grids at once: what came of them."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CURLORA_CACHE"] = f"{folder}/cache"
         specs = made_up_grid(24)
@@ -152,8 +141,4 @@ def main():
             shared["runs"] += len(specs)
             shared["begun twice"] += sum(count > 1 for count in begun.values())
             shared["missing"] += len(specs) - len(found)
-    print(json.dumps({"kills": kills, "shared": shared}, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+    return {"kills": kills, "shared": shared}
