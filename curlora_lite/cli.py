@@ -195,7 +195,7 @@ def verify(options):
     fetch_all(options)
     compared = examine.verify(kept)
     table = examine.table(profile, compared)
-    table.save(records.ROOT / "results" / "reliability" / f"verify_{profile}")
+    table.save(examine.spread.path().parent / "tables" / f"verify_{profile.replace('-', '_')}")
     print("\n" + table.markdown())
     broken = [one.key for one in compared if one.held == examine.BROKEN]
     if broken:
@@ -208,7 +208,7 @@ def spread(_):
 
     _quiet()
     examine.measure()
-    examine.table(examine.load()).save(examine.path().with_name("spread"))
+    examine.table(examine.load()).save(examine.path().parent / "tables" / "spread")
     print(f"written: {examine.path().relative_to(records.ROOT)}")
 
 

@@ -13,7 +13,7 @@ import pytest
 from curlora_lite import records
 from curlora_lite.tables import Table
 
-FOLDER = records.ROOT / "results" / "reliability"
+FOLDER = records.ROOT / "results" / "reliability" / "tables"
 
 
 def survival_table(counts):
@@ -64,8 +64,8 @@ def cases_table(ended):
         tuple(rows),
         (
             "Each ended in success or in a documented error, and left every file as it was; any "
-            "other end would have failed. SystemExit is argparse's own refusal; Stopped: accepted, "
-            "and stopped by the test before anything was fetched.",
+            "other end would have failed. SystemExit is argparse's own refusal. Worked, of the "
+            "command line: accepted, and stopped before anything was fetched.",
         ),
         left=(0, 3),
     )
