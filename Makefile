@@ -38,7 +38,7 @@ OPTIONS = $(CHOSEN) $(if $(RANKS),--ranks $(RANKS)) $(if $(SEEDS),--seeds $(SEED
 	$(if $(WORKERS),--workers $(WORKERS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-slow notebook report readme verify spread reliability lint fetch doctor clean
+.PHONY: help setup reproduce test test-slow notebook report readme verify spread reliability audit-deps lint fetch doctor clean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=embedded] [RANKS=8,16] [SEEDS=0,1] [METHODS=lora,curlora] [QUICK=1]"
@@ -98,6 +98,10 @@ reliability: $(READY) ## kill grids, try made-up inputs; counts into results/rel
 
 readme: $(READY) ## put the committed tables into README.md
 	@$(RUN) readme
+
+audit-deps: $(READY) ## known vulnerabilities of the locked versions, by pip-audit, where it can ask
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target cache/audit pip-audit
+	PYTHONPATH=cache/audit $(BIN)/python -m pip_audit -r requirements.lock --no-deps --disable-pip
 
 lint: $(READY) ## check style
 	$(BIN)/python -m ruff check .

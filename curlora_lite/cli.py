@@ -157,7 +157,7 @@ def doctor(_):
 
 
 def report(options):
-    """One HTML page of the executed notebooks, figures inside."""
+    """One HTML page of the executed notebooks, figures inside, and a reproducibility appendix."""
     import nbformat
     from nbconvert import HTMLExporter
 
@@ -172,6 +172,7 @@ def report(options):
     books = [nbformat.read(path, 4) for path in paths]
     whole = books[0]
     whole.cells = [cell for book in books for cell in book.cells]
+    whole.cells.append(nbformat.v4.new_markdown_cell(f"## Appendix\n\n{_appendix(options)}"))
     for i, cell in enumerate(whole.cells):
         cell["id"] = f"cell-{i}"
     exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)
@@ -183,6 +184,21 @@ def report(options):
     with fetch.aside(target) as part:
         part.write_text(page)
     print(f"report: {target.relative_to(records.ROOT)}")
+
+
+def _appendix(options):
+    from . import checklist, grids, profiles
+
+    profile, chosen = _profile(options), _chosen(options)
+    tables = profiles.profile_named(profile).tables
+    specs = [spec for table in tables for spec in grids.plan(profile, table, **chosen)]
+    runs = [record for spec in specs if (record := records.find(spec))]
+    words = {
+        k.upper(): ",".join(map(str, v)) if isinstance(v, list) else v for k, v in chosen.items()
+    }
+    words = [f"{name}={int(v) if v is True else v}" for name, v in words.items() if v]
+    command = " ".join(["make report", f"PROFILE={profile}", *words])
+    return checklist.appendix(runs, command.replace("-quick", " QUICK=1")).markdown()
 
 
 def verify(options):

@@ -34,6 +34,7 @@ EXEMPT = {
     "small_gpt2": _READ,
     "paper": _SPEC,
     "protocol": _SPEC,
+    "checklist": _SHOWS,
     "doctor": _SHOWS,
     "figures": _SHOWS,
     "findings": _SHOWS,
