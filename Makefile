@@ -93,7 +93,7 @@ spread: $(READY) ## measure what `make verify` takes its tolerances from (ten mi
 	@$(RUN) spread
 
 reliability: $(READY) ## kill grids, try made-up inputs; counts into results/reliability
-	@cd tests && PYTHONPATH=.. ../$(BIN)/python reliability.py
+	@$(BIN)/python tests/reliability.py
 	@$(ASK) readme
 
 readme: $(READY) ## put the committed tables into README.md

@@ -14,6 +14,7 @@ from curlora_lite import records
 from curlora_lite.tables import Table
 
 FOLDER = records.ROOT / "results" / "reliability" / "tables"
+TESTS = str(records.ROOT / "tests" / "test_bad_input.py")
 
 
 def survival_table(counts):
@@ -74,7 +75,7 @@ def cases_table(ended):
 def main():
     """Count and write; the exit status is pytest's."""
     survival_table(endurance.counts()).save(FOLDER / "survival")
-    status = pytest.main(["-q", "-p", "no:cacheprovider", "test_bad_input.py"])
+    status = pytest.main(["-q", "-p", "no:cacheprovider", TESTS])
     if status == 0:
         cases_table(attempts.ENDED).save(FOLDER / "cases")
     print(f"written: {FOLDER.relative_to(records.ROOT)}/")
