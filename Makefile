@@ -10,6 +10,9 @@ REAL ?=
 TORCH_BACKEND ?=
 # for the profiles on the paper's own data: a copy of the hub on disk, and switches (see README)
 MIRROR ?=
+# of `make verify`: names of records, or a share of all
+VERIFY ?=
+SHARE ?=
 PROTOCOL ?=
 PRECISION ?=
 CHECKPOINTING ?=
@@ -38,7 +41,8 @@ OPTIONS = $(CHOSEN) $(if $(RANKS),--ranks $(RANKS)) $(if $(SEEDS),--seeds $(SEED
 	$(if $(WORKERS),--workers $(WORKERS))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce audit test test-slow notebook report readme bench lint fetch doctor clean
+.PHONY: help setup reproduce audit verify test test-slow notebook report readme bench spread reliability \
+	audit-deps lint fetch doctor clean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=embedded] [RANKS=8,16] [SEEDS=0,1] [METHODS=lora,curlora] [QUICK=1]"
@@ -90,11 +94,25 @@ notebook: $(READY) ## open the notebooks in JupyterLab
 report: reproduce ## one HTML page of the executed notebooks
 	@$(RUN) report $(OPTIONS)
 
+verify: $(READY) ## compute some records of PROFILE again and compare (VERIFY=key,key or SHARE=0.2)
+	@$(RUN) verify $(CHOSEN) $(if $(VERIFY),--keys $(VERIFY)) $(if $(SHARE),--share $(SHARE))
+
+spread: $(READY) ## measure what `make verify` takes its tolerances from (ten minutes)
+	@$(RUN) spread
+
+reliability: $(READY) ## kill grids, try made-up inputs; counts into results/reliability
+	@$(BIN)/python tests/reliability.py
+	@$(ASK) readme
+
 readme: $(READY) ## put the committed tables into README.md
 	@$(RUN) readme
 
 bench: $(READY) ## speed and memory beside LoRA and others, into results/benchmarks, 11 minutes on two cores (QUICK=1: one; TABLES=1: tables anew)
 	@$(RUN) bench $(if $(filter-out 0,$(QUICK)),--quick) $(if $(filter-out 0,$(TABLES)),--tables)
+
+audit-deps: $(READY) ## known vulnerabilities of the locked versions, by pip-audit, where it can ask
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target cache/audit pip-audit
+	PYTHONPATH=cache/audit $(BIN)/python -m pip_audit -r requirements.lock --no-deps --disable-pip
 
 lint: $(READY) ## check style
 	$(BIN)/python -m ruff check .

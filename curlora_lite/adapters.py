@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -10,7 +9,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from . import cur
-from .checks import known, whole
+from .checks import finite, known, whole
 from .layers import LORA_INITS, AdapterLayer, CURLoRALinear, LoRALinear
 
 
@@ -31,13 +30,11 @@ class AdapterConfig:
 
     def __post_init__(self):
         whole("rank", self.rank, 1)
-        number = isinstance(self.alpha, (int, float)) and not isinstance(self.alpha, bool)
-        if not (number and math.isfinite(self.alpha)):
-            raise ValueError(f"alpha: got {self.alpha!r}, expected a finite number")
-        if isinstance(self.target_modules, str):
-            raise ValueError(
-                f"target_modules: got the string {self.target_modules!r}, expected a list of names"
-            )
+        finite("alpha", self.alpha)
+        names = self.target_modules
+        if isinstance(names, str) or not isinstance(names, (list, tuple, set)):
+            what = "the string " if isinstance(names, str) else ""
+            raise ValueError(f"target_modules: got {what}{names!r}, expected a list of names")
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
         if not self.target_modules:
             raise ValueError("target_modules: got an empty list, expected at least one name")

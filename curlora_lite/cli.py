@@ -54,6 +54,8 @@ def _parser():
         "report": report,
         "readme": readme,
         "bench": bench,
+        "verify": verify,
+        "spread": spread,
     }
     for name, run in runs.items():
         command = commands.add_parser(name)
@@ -67,6 +69,9 @@ def _parser():
             command.add_argument("--seeds", type=_integers)
             command.add_argument("--real", action="store_true", help="the paper's data too")
             command.add_argument("--workers", type=int)
+        if name == "verify":
+            command.add_argument("--keys", type=lambda text: text.split(","))
+            command.add_argument("--share", type=float)
         if name in ("reproduce", "report"):
             command.add_argument("--ranks", type=_integers)
             command.add_argument("--seeds", type=_integers)
@@ -110,7 +115,8 @@ def reproduce(options):
     _quiet()
     fetch_all(options)
     specs = [spec for table in tables for spec in grids.plan(profile, table, **chosen)]
-    computed = sum(records.find(spec, own=True) is None for spec in specs)
+    known = {}
+    computed = sum(grids.reusable(spec, own=True, known=known) is None for spec in specs)
     runs = grids.run_grid(specs, own=True, workers=options.workers)
     failed = [run for run in runs if run.status not in records.RESULTS]
     folder = records.outputs(profile, **chosen)
@@ -133,7 +139,7 @@ def reproduce(options):
 def audit(options):
     """Compute what is missing of the audit's runs, execute its notebook, say where it all is."""
     from . import audit as plan
-    from . import doctor, models, profiles
+    from . import doctor, grids, models, profiles
 
     start = time.perf_counter()
     options.profile = _profile(options)
@@ -145,7 +151,8 @@ def audit(options):
     fetch_all(options)
     if options.real:
         fetch_all(argparse.Namespace(profile="smollm2"))
-    missing = [spec for spec in specs if records.find(spec, own=True) is None]
+    known = {}
+    missing = [spec for spec in specs if grids.reusable(spec, own=True, known=known) is None]
     seconds = sum(spec.cost() for spec in missing) * doctor.SECONDS[models.default_device()]
     print(
         f"{len(specs)} runs for {len(questions)} questions, seeds {', '.join(map(str, seeds))}; "
@@ -216,7 +223,7 @@ def bench(options):
 
 
 def report(options):
-    """One HTML page of the executed notebooks, figures inside."""
+    """One HTML page of the executed notebooks, figures inside, and a reproducibility appendix."""
     import nbformat
     from nbconvert import HTMLExporter
 
@@ -231,6 +238,7 @@ def report(options):
     books = [nbformat.read(path, 4) for path in paths]
     whole = books[0]
     whole.cells = [cell for book in books for cell in book.cells]
+    whole.cells.append(nbformat.v4.new_markdown_cell(f"## Appendix\n\n{_appendix(options)}"))
     for i, cell in enumerate(whole.cells):
         cell["id"] = f"cell-{i}"
     exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)
@@ -242,6 +250,48 @@ def report(options):
     with fetch.aside(target) as part:
         part.write_text(page)
     print(f"report: {target.relative_to(records.ROOT)}")
+
+
+def _appendix(options):
+    from . import checklist, grids, profiles
+
+    profile, chosen = _profile(options), _chosen(options)
+    tables = profiles.profile_named(profile).tables
+    specs = [spec for table in tables for spec in grids.plan(profile, table, **chosen)]
+    runs = [record for spec in specs if (record := records.find(spec))]
+    words = {
+        k.upper(): ",".join(map(str, v)) if isinstance(v, list) else v for k, v in chosen.items()
+    }
+    words = [f"{name}={int(v) if v is True else v}" for name, v in words.items() if v]
+    command = " ".join(["make report", f"PROFILE={profile}", *words])
+    return checklist.appendix(runs, command.replace("-quick", " QUICK=1")).markdown()
+
+
+def verify(options):
+    """Compute some of a profile's records again and compare every number."""
+    from . import verify as examine
+
+    profile = options.profile = _profile(options)
+    kept = examine.chosen(profile, options.keys, options.share)
+    _quiet()
+    fetch_all(options)
+    compared = examine.verify(kept)
+    table = examine.table(profile, compared)
+    table.save(examine.spread.path().parent / "tables" / f"verify_{profile.replace('-', '_')}")
+    print("\n" + table.markdown())
+    broken = [one.key for one in compared if one.held == examine.BROKEN]
+    if broken:
+        raise ValueError(f"{len(broken)} of {len(compared)} records do not hold: {broken}")
+
+
+def spread(_):
+    """Measure how far a run's numbers move under conditions that stand for other machines."""
+    from . import spread as examine
+
+    _quiet()
+    examine.measure()
+    examine.table(examine.load()).save(examine.path().parent / "tables" / "spread")
+    print(f"written: {examine.path().relative_to(records.ROOT)}")
 
 
 def readme(_):

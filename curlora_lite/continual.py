@@ -1,6 +1,7 @@
 """One run: the whole sequence of §6.4, from a RunSpec to a RunRecord."""
 
 import dataclasses
+import math
 import resource
 import sys
 import time
@@ -62,6 +63,16 @@ def run(spec, progress=lambda what, examples=0: None):
     return record
 
 
+def inputs(spec):
+    """What a run of this spec would read now: (sha256 of the model, `data` of its record)."""
+    part = "tune" if spec.tune else "eval"
+    read = {"text": {part: data.digest_of_text(data.load_text(part, spec.source))}}
+    for task in spec.tasks:
+        rows = _examples(spec, task)
+        read[task.name] = {part: data.digest(dataset) for part, dataset in rows.items()}
+    return models.sha256(spec.model.name), read
+
+
 def _sequence(spec, loaded, record, progress):
     model, pad_id = loaded.model.requires_grad_(False), loaded.tokenizer.pad_token_id
     progress("perplexity")
@@ -79,6 +90,9 @@ def _sequence(spec, loaded, record, progress):
             part: training.encode(rows, loaded.tokenizer, spec.max_length, spec.protocol.separator)
             for part, rows in examples.items()
         }
+        for part, rows in encoded.items():
+            limits = (task.classes, *_limits(model))
+            training.check_rows(rows, f"{task.name}, {part}", *limits)
         head = new_head(model, task.classes, spec.seed)
         for part in encoded:
             if part != "train":
@@ -113,6 +127,11 @@ def _adapt(model, spec):
         rivals.add_peft(model, spec.method, adapter_config(spec))
     else:
         add_adapters(model, adapter_config(spec))
+
+
+def _limits(model):
+    """How many token ids there are, and the longest row: with learned positions, no more."""
+    return model.get_input_embeddings().num_embeddings, model.config.max_position_embeddings
 
 
 def _examples(spec, task):
@@ -204,6 +223,8 @@ def _text_ids(spec, loaded):
     if key not in loaded.memo:
         text = data.load_text("tune" if spec.tune else "eval", spec.source)
         ids = loaded.tokenizer(text, return_tensors="pt", verbose=False)["input_ids"][0]
+        whole = training.Encoded([ids.tolist()], torch.tensor([0]))
+        training.check_rows(whole, "text", 1, _limits(loaded.model)[0], math.inf)
         loaded.memo[key] = ids
     return loaded.memo[key]
 

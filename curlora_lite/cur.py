@@ -40,7 +40,7 @@ def as_selection(selection):
     """Turn a name in `SELECTIONS`, or a `Selection`, into a `Selection`; ValueError otherwise."""
     if isinstance(selection, Selection):
         return selection
-    if selection not in SELECTIONS:
+    if selection not in tuple(SELECTIONS):
         raise ValueError(
             f"selection: got {selection!r}, expected a Selection or one of {', '.join(SELECTIONS)}"
         )

@@ -5,6 +5,7 @@ proxy, certificates) hold.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -16,9 +17,15 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
+
 
 class FetchError(OSError):
     """Something could not be downloaded, or is not what it should be."""
+
+
+class CannotWriteError(OSError):
+    """A folder is full, read-only or beyond a limit; what was in it is as it was."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +87,44 @@ def check(path, expected):
 
 @contextlib.contextmanager
 def aside(target):
-    """Give a new path beside `target`; move it there when the block ends well, else delete it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part"))
+    """Give a new path beside `target`; move it there when the block ends well, else delete it.
+
+    CannotWriteError, naming the folder, where it is full or may not be written; what was at
+    `target` is then as it was.
+    """
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        folder = Path(part)
+        try:
+            yield folder / target.name
+            os.replace(folder / target.name, target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@contextlib.contextmanager
+def writing(target):
+    """CannotWriteError, naming the folder of `target`, for what says so of a disk within it."""
     try:
-        yield folder / target.name
-        os.replace(folder / target.name, target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise CannotWriteError(
+            f"{target.parent}: cannot be written ({os.strerror(error.errno)}). What was there is "
+            "as it was: make room or get the right to write, then run the same command again"
+        ) from error
+
+
+def alone(target):
+    """A lock to be held while `target` is made, so that two processes do not both make it."""
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(target.parent / f".{target.name}.lock", fallback_to_soft=False)
 
 
 def fetch(name):
@@ -105,7 +142,8 @@ def fetch(name):
         with aside(member) as part:
             _extract(archive, artifact.member, part)
             check(part, artifact.member_sha256)
-    return member
+        return member
+    return check(member, artifact.member_sha256)
 
 
 def _download(artifact, archive):

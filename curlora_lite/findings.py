@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from . import metrics, paper
 from .records import by_cell
-from .tables import CONSTANT, Table, shared_spec
+from .tables import CONSTANT, Table, mixed_code, shared_spec
 
 VALUES = "profile, table, method, rank, seed, measure, after stage, n, value, low, high, majority"
 SAME = 0.01  # perplexity within 1 % counts as unchanged
@@ -77,7 +77,7 @@ def _notes(records, rows):
             f"† at least {100 * CONSTANT:.0f} % of the answers to one task are one class, in this "
             "run or in what it is compared with."
         )
-    return tuple(notes)
+    return (*notes, *mixed_code(records))
 
 
 def _score(record, task, stage):

@@ -1,18 +1,22 @@
 """A grid of runs: which are missing, computed one by one or side by side, kept as they come."""
 
+import dataclasses
 import multiprocessing
 import os
 import threading
+import time
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing import connection
 
 import torch
 import transformers
 from tqdm.auto import tqdm
 
-from . import continual, memory, models, profiles, records
+from . import continual, memory, models, profiles, records, run_queue
 from .checks import whole
 
 _SMOOTH = {"smoothing": 0, "mininterval": 1}  # the time left by the mean rate
+_POLL = 0.5  # seconds until it is asked again whether another process is done
 _BAR = "{desc} |{bar:20}| {percentage:3.0f} %, {elapsed} gone, {remaining} left"
 
 
@@ -25,28 +29,61 @@ def plan(profile, table, **chosen):
     return profiles.grid(profile, table, fast=models.fast_precision(), **chosen)
 
 
-def run_grid(specs, results=None, own=False, workers=None, retry=True):
+def run_grid(specs, results=None, own=False, workers=None, retry=True, threads=None):
     """A record for every spec, found or computed; computed ones are saved as they come.
 
-    own: reuse only records that this working copy computed. workers: processes that compute at
-    once; None for `default_workers`. retry: try runs again that ran out of memory. Shows a progress
-    bar when there is something to compute; an interrupted grid goes on with the next missing run.
+    own: reuse only what would come out the same here and now (see `reusable`). workers: processes
+    that compute at once; None for `default_workers`. retry: try runs again that ran out of memory.
+    threads: of each run; None for the cores divided among workers. Shows a progress bar when there
+    is something to compute; an interrupted or killed grid goes on with the next missing run. Grids
+    at once on one folder share the runs out among them (see `run_queue.Queue`).
     Returns the records in the order of `specs`. RunFailedError if a run ends with an error other
     than a ValueError or OSError, which come as they are; runs beside it are finished and kept.
+    CannotWriteError where the results folder is full or read-only; what is in it stays.
     """
-    statuses = records.RESULTS if retry else records.STATUSES
-    missing = [spec for spec in specs if records.find(spec, results, own, statuses) is None]
+    statuses, known = records.RESULTS if retry else records.STATUSES, {}
+
+    def find(spec):
+        return reusable(spec, results, own, statuses, known)
+
+    missing = [spec for spec in specs if find(spec) is None]
     if missing:
         records.workspace()  # named before several processes would each do it
         workers = default_workers(missing) if workers is None else workers
         whole("workers", workers, 1)
         with tqdm(total=sum(s.cost() for s in missing), bar_format=_BAR, **_SMOOTH) as bar:
-            compute = _one_by_one if workers == 1 else _side_by_side
-            for spec, record in compute(missing, bar, workers):
-                path = records.runs_folder(spec.profile, results) / f"{spec.key}.json"
-                records.save(record, path)
+            shown = _Shown(bar, len(missing))
+            alone = workers == 1 and threads is None
+            compute = _one_by_one if alone else _side_by_side
+            with run_queue.Queue(missing, results, find, shown.found) as queue:
+                for spec, record in compute(queue, shown, workers, threads):
+                    path = records.runs_folder(spec.profile, results) / f"{spec.key}.json"
+                    records.save(record, path)
+                    queue.done(spec)
+                    shown.done += 1
             bar.set_description_str(f"{len(missing)} of {len(missing)} runs done")
     return [records.find(spec, results, statuses=records.STATUSES) for spec in specs]
+
+
+def reusable(spec, results=None, own=False, statuses=records.RESULTS, known=None):
+    """The record of a spec that needs not be computed again, or None.
+
+    own False: any of an equal spec, for looking at it. own: only one that this working copy has
+    computed by the numerical code as it is (see `numerics`), from the very model and rows that are
+    there now, by their sha256. known: keeps these hashes from one call to the next.
+    FetchError if model or data are not there and cannot be had.
+    """
+    record = records.find(spec, results, own, statuses)
+    if record is None or not own:
+        return record
+    known = {} if known is None else known
+    # what is read does not depend on these
+    shared = dataclasses.replace(spec, method="head-only", rank=None, seed=0, learning_rate=1.0)
+    if shared not in known:
+        known[shared] = continual.inputs(shared)
+    model, read = known[shared]
+    same = all(read.get(name) == parts for name, parts in record.data.items())
+    return record if same and record.model_sha256 == model else None
 
 
 def default_workers(specs):
@@ -60,33 +97,37 @@ def default_workers(specs):
     return max(1, min(memory.cores(), int(0.8 * memory.installed() / each), len(specs)))
 
 
-def _one_by_one(specs, bar, _):
-    for i, spec in enumerate(specs, 1):
+def _one_by_one(queue, shown, *_):
+    while queue.left:
+        spec = queue.take()
+        if spec is None:
+            shown.wait(queue.left)
+            continue
         try:
-            record = continual.run(spec, _Progress(_Shown(bar, i - 1, len(specs)), spec))
+            record = continual.run(spec, _Progress(shown, spec))
         except Exception as error:
             raise _failure(spec, error) from error
         yield spec, record
 
 
-def _side_by_side(specs, bar, workers):
+def _side_by_side(queue, shown, workers, threads):
     context = multiprocessing.get_context("spawn")
     news = context.SimpleQueue()  # (worker, what it does now, how far that moves the bar)
-    start = (max(1, memory.cores() // workers), news)
-    shown = _Shown(bar, 0, len(specs))
+    start = (threads or max(1, memory.cores() // workers), news)
     threading.Thread(target=_follow, args=(news, shown), daemon=True).start()
-    left, running, failed = list(specs), {}, None
+    running, failed = {}, None
     with ProcessPoolExecutor(workers, context, _start_worker, start) as pool:
         try:
-            while running or (left and not failed):
+            while running or (queue.left and not failed):
                 # no more than workers can take, so that nothing waits when the user interrupts
-                while left and not failed and len(running) < workers:
-                    spec = left.pop(0)
+                while not failed and len(running) < workers and (spec := queue.take()):
                     running[pool.submit(_run_in_worker, spec)] = spec
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                if not running:
+                    shown.wait(queue.left)
+                timeout = _POLL if queue.left and len(running) < workers else None
+                for future in wait(running, timeout, FIRST_COMPLETED).done:
                     spec, error = running.pop(future), future.exception()
                     if error is None:
-                        shown.done += 1
                         yield spec, future.result()
                     else:  # the runs beside it are finished and kept before it is raised
                         failed = failed or (spec, error)
@@ -114,21 +155,43 @@ def _follow(news, shown):
 class _Shown:
     """What the bar says: how many runs of how many are done, and what each worker does now."""
 
-    def __init__(self, bar, done, runs):
-        self.bar, self.done, self.runs, self.now = bar, done, runs, {}
+    def __init__(self, bar, runs):
+        self.bar, self.done, self.runs, self.now = bar, 0, runs, {}
 
     def __call__(self, worker, what, cost):
         self.now[worker] = what
-        said = f"{self.done} of {self.runs} runs done, now {' + '.join(self.now.values())}"
-        self.bar.set_description_str(said, refresh=False)
+        self.say(f"now {' + '.join(self.now.values())}")
         self.bar.update(cost)
+
+    def say(self, what):
+        said = f"{self.done} of {self.runs} runs done, {what}"
+        self.bar.set_description_str(said, refresh=False)
+
+    def found(self, spec):
+        """Another process has computed this run meanwhile."""
+        self.done += 1
+        self.bar.update(spec.cost())
+
+    def wait(self, specs):
+        """Nothing to do at this moment: other processes compute what is left, `specs`."""
+        if specs:
+            self.say(f"waiting for {len(specs)} that another process computes")
+            self.bar.refresh()
+            time.sleep(_POLL)
 
 
 def _start_worker(threads, news):
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     _run_in_worker.news = news
+
+
+def _end_with_parent():
+    """A worker whose grid was killed would compute for nobody, and then wait for ever."""
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
 
 
 def _run_in_worker(spec):

@@ -161,9 +161,20 @@ def missing(repository, path):
     absent = [pattern for pattern in repository.files if not list(path.glob(pattern))]
     index = path / "model.safetensors.index.json"
     if index.name in repository.files and index.exists():
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        absent += [shard for shard in shards if not (path / shard).exists()]
+        absent += [shard for shard in _shards(index) if not (path / shard).exists()]
     return absent
+
+
+def _shards(index):
+    """The files that an index of weights names; FetchError if it is none, or leads elsewhere."""
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        outside = [name for name in names if Path(name).name != name or name in (".", "..")]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise FetchError(f"{index}: not an index of weights. Get it again") from error
+    if outside:
+        raise FetchError(f"{index}: names {outside[0]!r}, expected files beside it. Get it again")
+    return names
 
 
 def origin(repository):
@@ -173,7 +184,7 @@ def origin(repository):
     """
     path = folder(repository)
     notes = sorted((path / ".cache" / "huggingface").rglob("*.metadata"))
-    revision = notes[0].read_text().split("\n")[0].strip() if notes else None
+    revision = notes[0].read_text(errors="replace").split("\n")[0].strip() if notes else None
     where = "mirror" if mirror() else "hub"
     return {"source": where, "repository": repository.name, "revision": revision}
 

@@ -69,8 +69,7 @@ def load(name, precision="fp32", device="cpu"):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # as the author does
-    patterns = hub.MODELS[name].files if name in hub.MODELS else ("*.safetensors",)
-    loaded = Loaded(name, model, tokenizer, hub.weights_sha256(folder, patterns), {})
+    loaded = Loaded(name, model, tokenizer, sha256(name), {})
     if name in hub.MODELS:
         loaded.origin = hub.origin(hub.MODELS[name])
     return loaded
@@ -79,6 +78,12 @@ def load(name, precision="fp32", device="cpu"):
 def forget():
     """Let go of the model that is kept: the next `load` reads it anew."""
     load.cache_clear()
+
+
+def sha256(name):
+    """One sha256 for the weights that `load` reads, without loading them."""
+    patterns = hub.MODELS[name].files if name in hub.MODELS else ("*.safetensors",)
+    return hub.weights_sha256(prepare(name), patterns)
 
 
 def prepare(name):
@@ -91,14 +96,20 @@ def prepare(name):
     else:
         folder = fetch.cache_dir() / "models" / name
     if not (folder / "model.safetensors").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        with fetch.aside(folder) as part:
-            part.mkdir()
-            if name == "small-gpt2":
-                small_gpt2.build(part, bf16=fast_precision() == "bf16")
-            else:
-                _convert_gguf(fetch.fetch(name), part)
+        with fetch.alone(folder):
+            if not (folder / "model.safetensors").exists():
+                _make(name, folder)
     return folder
+
+
+def _make(name, folder):
+    shutil.rmtree(folder, ignore_errors=True)
+    with fetch.aside(folder) as part:
+        part.mkdir()
+        if name == "small-gpt2":
+            small_gpt2.build(part, bf16=fast_precision() == "bf16")
+        else:
+            _convert_gguf(fetch.fetch(name), part)
 
 
 def stand_in_report():

@@ -7,10 +7,11 @@ data and says everything that influences the numbers of one run.
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 
 from . import paper
-from .checks import known, whole
+from .checks import finite, known, whole
 from .protocol import Protocol
 
 # tokens of a row where eight are padded together (SmolLM2's tokenizer); for estimates alone
@@ -21,6 +22,9 @@ TOKENS = {
 METHODS = ("head-only", "lora", "curlora")  # of the tables
 BESIDE = ("full", "peft-lora", "vera", "osf")  # of the audit (see `rivals`)
 TABLES = ("table1", "table2")
+# the smaller side of the smallest projection that takes an adapter
+LARGEST_RANK = {"smollm2-135m": 192, "small-gpt2": 192, "gpt2-large": 1280, "mistral-7b": 1024}
+SEEDS = 2**32  # so many, from 0
 PRECISIONS = ("fp32", "tf32", "bf16")  # tf32: fp32 weights, products in TF32 (GPU)
 
 
@@ -39,6 +43,9 @@ class TaskSpec:
     def __post_init__(self):
         for field in ("classes", "train_rows", "eval_rows", "epochs"):
             whole(field, getattr(self, field), 1)
+        known("task", self.name, TOKENS["paper"])
+        if self.peak is not None:
+            finite("peak", self.peak)
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,10 @@ class ModelSpec:
     target_modules: tuple
     padding_side: str
     weight: int
+
+    def __post_init__(self):
+        known("model", self.name, LARGEST_RANK)
+        known("padding_side", self.padding_side, ("left", "right"))
 
 
 @dataclass(frozen=True)
@@ -84,20 +95,49 @@ class RunSpec:
     tune: bool = False
 
     def __post_init__(self):
+        # it names a folder
+        if not isinstance(self.profile, str) or not re.fullmatch(r"\w[\w.-]*", self.profile):
+            raise ValueError(f"profile: got {self.profile!r}, expected letters, digits, . and -")
         known("table", self.table, TABLES)
         known("method", self.method, (*METHODS, *BESIDE))
         known("precision", self.precision, PRECISIONS)
+        known("source", self.source, TOKENS)
+        known("checkpointing", self.checkpointing, (True, False))
+        known("tune", self.tune, (True, False))
         whole("seed", self.seed, 0)
+        if self.seed >= SEEDS:
+            raise ValueError(f"seed: got {self.seed}, expected one below {SEEDS}")
+        if not self.tasks:
+            raise ValueError("tasks: got none, expected at least one")
         for field in ("batch", "max_length", "text_tokens", "text_window"):
             whole(field, getattr(self, field), 1)
         if self.method != "head-only":
             whole("rank", self.rank, 1)
+        finite("alpha", self.alpha)
+        finite("learning_rate", self.learning_rate)
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate: got {self.learning_rate!r}, expected above zero")
 
     def to_dict(self):
         """As plain JSON data."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values):
+        """The spec that `to_dict` gave these values; ValueError if none does."""
+        try:
+            model = {**values["model"], "target_modules": tuple(values["model"]["target_modules"])}
+            made = {
+                "model": ModelSpec(**model),
+                "tasks": tuple(TaskSpec(**task) for task in values["tasks"]),
+                "protocol": Protocol(**values["protocol"]),
+            }
+            spec = cls(**{**values, **made})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"spec: not one of a run ({error})") from error
+        if spec.to_dict() != values:
+            raise ValueError("spec: not one of a run as it is written (lists, numbers, names)")
+        return spec
 
     @property
     def key(self):
@@ -203,8 +243,6 @@ PEAKS = {
     "table1": (375 / WARMUP, 375 / WARMUP, 189 / WARMUP),
     "table2": (345 / WARMUP, 471 / WARMUP, None),
 }
-# the smaller side of the smallest projection that takes an adapter
-LARGEST_RANK = {"smollm2-135m": 192, "small-gpt2": 192, "gpt2-large": 1280, "mistral-7b": 1024}
 
 
 # Sizes and rates were chosen on the tune part, for time (15 minutes on two cores) and so that the
@@ -321,8 +359,8 @@ PROFILES = {
 
 def profile_named(name):
     """The Profile called `name`; ValueError, naming those there are, for another."""
-    whole_name = name.removesuffix("-quick")
-    if name not in PROFILES and whole_name in PROFILES:
+    whole_name = str(name).removesuffix("-quick")
+    if whole_name != name and whole_name in PROFILES and name not in PROFILES:
         raise ValueError(f"QUICK: profile {whole_name} has no quick variant; embedded has one")
     known("profile", name, PROFILES)
     return PROFILES[name]
@@ -360,9 +398,11 @@ def grid(
         whole("ranks", rank, 1)
         if rank > largest:
             raise ValueError(f"ranks: got {rank}, expected at most {largest} for {plan.model.name}")
-    if isinstance(protocol, str):
+    if isinstance(protocol, str) and protocol:
         protocol = Protocol.parse(protocol)
     protocol = protocol or chosen.protocol
+    if not isinstance(protocol, Protocol):
+        raise ValueError(f"protocol: got {protocol!r}, expected a Protocol or its text")
     cells = [(method, None) for method in methods if method == "head-only"]
     cells += [(method, rank) for rank in ranks for method in methods if method != "head-only"]
     return [
@@ -413,4 +453,4 @@ def _list(name, value, default):
         return tuple(default)
     if isinstance(value, str) or not isinstance(value, (list, tuple)) or not value:
         raise ValueError(f"{name}: got {value!r}, expected a list of one or more values")
-    return tuple(dict.fromkeys(value))
+    return tuple(v for i, v in enumerate(value) if v not in value[:i])

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import subprocess
 import uuid
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from . import fetch, memory
+from . import fetch, memory, numerics
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ("finished", "diverged")
@@ -101,8 +102,17 @@ def outputs(profile, results=None, **chosen):
 
 
 def save(record, path):
-    """Write a record to `path`: aside first, then moved there, so that it is whole or absent."""
-    with fetch.aside(Path(path)) as part, open(part, "w") as file:
+    """Write a record to `path`: aside first, then moved there, so that it is whole or absent.
+
+    What was there is kept in the folder `superseded` beside it, never counted (and not in git,
+    whose history has the committed ones): its name ends in digits of its sha256.
+    """
+    path = Path(path)
+    if path.exists():
+        old = f"{path.stem}-{fetch.sha256_of(path)[:10]}.json"
+        with fetch.aside(path.parent / "superseded" / old) as part:
+            shutil.copy2(path, part)
+    with fetch.aside(path) as part, open(part, "w") as file:
         json.dump(dataclasses.asdict(record), file, indent=1)
         file.write("\n")
         file.flush()
@@ -116,8 +126,11 @@ def load(path):
         known = {f.name for f in dataclasses.fields(RunRecord)}
         if set(content) != known:
             raise ValueError(f"fields {sorted(set(content) ^ known)} are missing or unknown")
+        for name, empty in dataclasses.asdict(RunRecord({})).items():
+            if not isinstance(content[name], type(empty)):
+                raise ValueError(f"{name} is not a {type(empty).__name__}")
         return RunRecord(**content)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not a whole run record ({error})") from error
 
 
@@ -125,7 +138,8 @@ def find(spec, results=None, own=False, statuses=RESULTS):
     """The finished (or diverged) record of a spec equal to this one, or None.
 
     statuses: which records count. own: only one that was computed in this working copy (records
-    that came with a clone are somebody else's). A damaged file counts as absent.
+    that came with a clone are somebody else's) by the numerical code as it is now. A damaged file
+    counts as absent.
     """
     path = runs_folder(spec.profile, results) / f"{spec.key}.json"
     try:
@@ -134,7 +148,8 @@ def find(spec, results=None, own=False, statuses=RESULTS):
         return None
     if record.spec != spec.to_dict() or record.status not in statuses:
         return None
-    if own and record.provenance.get("workspace") != workspace():
+    here = {"workspace": workspace(), "code": numerics.version()} if own else {}
+    if any(record.provenance.get(name) != value for name, value in here.items()):
         return None
     return record
 
@@ -143,8 +158,10 @@ def workspace():
     """A random name for this working copy, made once and kept in the cache folder."""
     path = fetch.cache_dir() / "workspace"
     if not path.exists():
-        with fetch.aside(path) as part:
-            part.write_text(uuid.uuid4().hex[:12])
+        with fetch.alone(path):
+            if not path.exists():
+                with fetch.aside(path) as part:
+                    part.write_text(uuid.uuid4().hex[:12])
     return path.read_text().strip()
 
 
@@ -152,6 +169,7 @@ def provenance(device):
     """Versions, machine and commit, as plain data."""
     return {
         "workspace": workspace(),
+        "code": numerics.version(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "python": platform.python_version(),
         "packages": {name: metadata.version(name) for name in PACKAGES},

@@ -84,6 +84,8 @@ def provenance_table(records):
         "data": {_origin(o) for r in records for o in r.sources["data"]},
         "model sha256": {f"{r.spec['model']['name']} {r.model_sha256[:DIGITS]}" for r in records},
     }
+    if any("code" in r.provenance for r in records):
+        gathered["numerical code"] = {r.provenance.get("code", "not recorded") for r in records}
     for record in records:
         for task, parts in record.data.items():
             for part, digest in parts.items():

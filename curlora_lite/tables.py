@@ -242,7 +242,7 @@ def _notes(records, shared, rows):
         notes.append(f"† at least {100 * CONSTANT:.0f} % of the answers are one class.")
     if "‡" in marked:
         notes.append("‡ to two decimals the accuracy of always giving one answer.")
-    return (*notes, _origin_note(records), *lost)
+    return (*notes, _origin_note(records), *mixed_code(records), *lost)
 
 
 def _weights(shared):
@@ -287,6 +287,15 @@ def _origin_note(records):
     commits = sorted({str(record.provenance["commit"])[:10] for record in records})
     where = sorted({record.provenance["device"] for record in records})
     return f"Computed by the code at commit {', '.join(commits)} on {', '.join(where)}."
+
+
+def mixed_code(records):
+    """A note, in a tuple, that the records come from several versions of the code; else ()."""
+    found = sorted({str(r.provenance.get("code", "one not recorded")) for r in records})
+    if len(found) == 1:
+        return ()
+    said = f"Computed by {len(found)} versions of the numerical code: {', '.join(found)}"
+    return (f"{said}. `make reproduce` computes all by the present one.",)
 
 
 def _sampling_note(records):
@@ -336,5 +345,6 @@ def summary_table(records):
             "the end. Forgetting: best earlier less last, over the earlier tasks. Perplexity "
             "ratio: after over before. Means over the tasks, whatever their number of classes, "
             "then over seeds. Seconds: of one run, others beside it where cores allow.",
+            *mixed_code(records),
         ),
     )

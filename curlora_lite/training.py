@@ -37,7 +37,28 @@ def encode(dataset, tokenizer, max_length, separator=False):
         if pair is not None:
             ids = ids + between + tokenizer(pair)["input_ids"]
         rows.append(ids[:max_length])
-    return Encoded(rows, torch.tensor(dataset["label"]))
+    labels = [-1 if label is None else label for label in dataset["label"]]  # -1: no class
+    return Encoded(rows, torch.tensor(labels))
+
+
+def check_rows(encoded, name, classes, vocabulary, context):
+    """ValueError, naming the row, for what the model would fail on, or learn nothing from.
+
+    A row without a token, or longer than the model's `context`; a token id outside the
+    `vocabulary`, which has so many; a label that is none of the `classes`.
+    """
+    for i, (row, label) in enumerate(zip(encoded.ids, encoded.labels.tolist(), strict=True)):
+        if not 1 <= len(row) <= context:
+            raise ValueError(f"{name}: row {i} has {len(row)} tokens, expected 1 to {context}")
+        if min(row) < 0 or max(row) >= vocabulary:
+            raise ValueError(
+                f"{name}: row {i} has token ids from {min(row)} to {max(row)}, expected within 0 "
+                f"to {vocabulary - 1}: is the tokenizer the model's own?"
+            )
+        if not 0 <= label < classes:
+            raise ValueError(
+                f"{name}: row {i} has label {label}, expected within 0 to {classes - 1}"
+            )
 
 
 def pad(rows, pad_id, device):

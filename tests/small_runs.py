@@ -4,8 +4,45 @@ import dataclasses
 
 import torch
 from datasets import Dataset
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from curlora_lite import profiles
+from curlora_lite import data, models, profiles
+
+
+def tiny_llama():
+    """A two-layer Llama with grouped-query attention, as SmolLM2 and Mistral have it."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def tiny_gpt2():
+    """A two-layer GPT-2, whose fused `c_attn` is a Conv1D."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=64, n_positions=64, n_embd=32, n_layer=2, n_head=4)
+    return GPT2LMHeadModel(config).eval()
+
+
+def stand_in(put):
+    """Tiny models and texts in place of the embedded ones. put: `setattr` or pytest's."""
+    made = {"smollm2-135m": tiny_llama(), "small-gpt2": tiny_gpt2()}
+    loaded = {
+        name: models.Loaded(name, model, WordTokenizer(), name[0] * 64, {})
+        for name, model in made.items()
+    }
+    put(models, "load", lambda name, precision, device: loaded[name])
+    put(models, "sha256", lambda name: loaded[name].sha256)
+    put(models, "default_device", lambda: "cpu")
+    put(data, "load_task", fake_task)
+    put(data, "load_text", lambda part, source: "the news of the day " * 20)
 
 
 class WordTokenizer:

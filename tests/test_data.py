@@ -46,9 +46,13 @@ def cache(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def small_corpus(cache):
+def small_corpus(cache, monkeypatch):
     (cache / "files").mkdir()
-    (cache / "files" / "hutto_ICWSM_2014.tar.gz").write_bytes(corpus_archive())
+    content = corpus_archive()
+    (cache / "files" / "hutto_ICWSM_2014.tar.gz").write_bytes(content)
+    made = hashlib.sha256(content).hexdigest()
+    known = dataclasses.replace(fetch.ARTIFACTS["icwsm2014"], member_sha256=made)
+    monkeypatch.setitem(fetch.ARTIFACTS, "icwsm2014", known)
     for cached in (corpus._read, corpus._sentences, corpus._pairs):
         cached.cache_clear()
     yield

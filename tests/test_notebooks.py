@@ -126,6 +126,7 @@ PAGES = {
     "README.md": {"embedded", "smollm2"},
     "results/smollm2/README.md": {"smollm2"},
     "results/benchmarks/README.md": {"benchmarks"},
+    "results/reliability/README.md": {"reliability"},
 }
 
 

@@ -102,6 +102,21 @@ def alive(group):
     return found
 
 
+def test_workers_of_a_killed_grid_end_too(grid, tmp_path):
+    """They would compute for nobody; their runs are missing, and computed by the next grid."""
+    process = grid(",".join(map(str, range(20, 50))))
+    deadline = time.monotonic() + 60
+    while not records_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=10)
+    until = time.monotonic() + 10
+    while alive(process.pid) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not alive(process.pid)
+    assert 1 <= len(records_of(tmp_path)) < 30
+
+
 def test_one_after_the_other_a_failure_is_named_too(grid, tmp_path):
     process = grid("14,13,15", workers=1)
     assert process.wait(timeout=60) == 1

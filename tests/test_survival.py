@@ -1,0 +1,202 @@
+"""A grid is killed, shares its folder with others, or cannot write: nothing is lost or doubled."""
+
+import errno
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import types
+from pathlib import Path
+
+import endurance
+import pytest
+from small_runs import small_grid
+
+from curlora_lite import continual, fetch, grids, profiles, records
+
+KILLS = """
+import json, os, sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+import endurance, small_runs
+from curlora_lite import continual
+if {real}:
+    small_runs.stand_in(setattr)
+    came = endurance.survive_kills(small_runs.small_grid(), {folder!r}, 8, 1, 0.6, continual.run)
+else:
+    came = endurance.survive_kills(endurance.made_up_grid(20), {folder!r}, 50, 1)
+print(json.dumps(came))
+"""
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_kills_at_random_moments_lose_nothing(tmp_path, real):
+    """In a process of its own: it forks, and forks after products in several threads may hang."""
+    tests = str(Path(__file__).parent)
+    script = KILLS.format(tests=tests, real=real, folder=str(tmp_path))
+    environment = {**os.environ, "CURLORA_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr
+    came = json.loads(done.stdout.splitlines()[-1])
+    assert came["kills"] == (8 if real else 50)
+    assert came["lost"] == came["half-written"] == 0
+    assert came["equal"] == came["grids"] >= 1
+    assert real or came["stopped"] > 0  # the moments were such as could have done harm
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "results"
+
+
+def test_grids_at_once_compute_each_run_once(folder):
+    specs = endurance.made_up_grid(30)
+    begun, found = endurance.share(specs, folder, processes=4)
+    assert begun == dict.fromkeys((spec.key for spec in specs), 1)
+    assert len(found) == 30
+
+
+def test_the_run_of_a_killed_grid_is_taken_over(folder):
+    specs = endurance.made_up_grid(30)
+    begun, found = endurance.share(specs, folder, processes=3, killed=2)
+    assert len(found) == 30
+    assert 30 <= sum(begun.values()) <= 32  # at most what the two had begun
+    assert len(begun) == 30
+
+
+def test_a_run_that_another_process_computes_is_waited_for(folder, monkeypatch, capsys):
+    """Another holds the first run's claim until the second is done here."""
+    first, second = endurance.made_up_grid(2)
+    runs = records.runs_folder("embedded", folder)
+    theirs = grids.run_queue._lock(runs, first.key)
+
+    def run(spec, progress):
+        assert spec == second
+        return records.RunRecord(spec.to_dict())
+
+    def finish(seconds):
+        records.save(records.RunRecord(first.to_dict()), runs / f"{first.key}.json")
+        theirs.release()
+
+    monkeypatch.setattr(continual, "run", run)
+    monkeypatch.setattr(grids, "time", types.SimpleNamespace(sleep=finish))
+    found = grids.run_grid([first, second], folder, workers=1)
+    assert [record.spec["rank"] for record in found] == [1, 2]
+    assert "waiting for 1 that another process computes" in capsys.readouterr().err
+
+
+def whole_grid(folder, monkeypatch):
+    specs = endurance.made_up_grid(3)
+    monkeypatch.setattr(continual, "run", endurance.made_up)
+    grids.run_grid(specs[:1], folder, workers=1)
+    path = records.runs_folder("embedded", folder) / f"{specs[0].key}.json"
+    return specs, path, path.read_bytes()
+
+
+def left(path):
+    return [p.name for p in path.parent.iterdir()]
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_what_was_there(folder, monkeypatch):
+    specs, path, before = whole_grid(folder, monkeypatch)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(records.os, "fsync", full)
+    with pytest.raises(fetch.CannotWriteError, match="No space left on device") as caught:
+        grids.run_grid(specs, folder, workers=1)
+    assert str(path.parent) in str(caught.value) and "\n" not in str(caught.value)
+    assert path.read_bytes() == before and left(path) == [path.name]
+    monkeypatch.undo()
+    monkeypatch.setattr(continual, "run", endurance.made_up)
+    monkeypatch.setenv("CURLORA_CACHE", str(folder.parent / "cache"))
+    assert len(grids.run_grid(specs, folder, workers=1)) == 3
+
+
+def in_child(work):
+    """What `work` raises in a forked process, as text; the limits that it sets end there."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os.write(write, b"nothing")
+        except BaseException as error:
+            os.write(write, f"{type(error).__name__}: {error}".encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os.close(write)
+    with open(read) as file:
+        return file.read()
+
+
+def test_a_limit_on_file_sizes(folder, monkeypatch):
+    """A real refusal of the system: EFBIG, which stands for quotas too."""
+    specs, path, before = whole_grid(folder, monkeypatch)
+
+    def work():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        grids.run_grid(specs, folder, workers=1)
+
+    said = in_child(work)
+    assert said.startswith(f"CannotWriteError: {path.parent}: cannot be written (File too large)")
+    assert path.read_bytes() == before and left(path) == [path.name]
+
+
+def test_a_read_only_results_folder(monkeypatch):
+    """By a user without root's rights, whom the folder's mode binds. Before any run is begun."""
+    with tempfile.TemporaryDirectory() as name:
+        base = Path(name)
+        monkeypatch.setenv("CURLORA_CACHE", f"{name}/cache")
+        specs, path, before = whole_grid(base / "results", monkeypatch)
+        locked = [base / "results" / "embedded", path.parent, path.parent.parent / ".claims"]
+        for place in (base, *locked):
+            place.chmod(0o755 if place == base else 0o555)
+
+        def work():
+            if os.getuid() == 0:
+                os.setuid(65534)
+            continual.run = lambda *_: pytest.fail("a run was begun")
+            grids.run_grid(specs, base / "results", workers=1)
+
+        said = in_child(work)
+        for place in locked:
+            place.chmod(0o755)
+        assert said.startswith(f"CannotWriteError: {locked[2]}: cannot be written (Permission")
+        assert path.read_bytes() == before
+
+
+def test_parts_left_by_a_kill_are_cleared_and_never_counted(tiny):
+    spec = small_grid(methods=["head-only"])[0]
+    runs = records.runs_folder("embedded", tiny)
+    stray = runs / f".{spec.key}.json.abc.part"
+    stray.mkdir(parents=True)
+    (stray / f"{spec.key}.json").write_text('{"half": ')
+    grids.run_grid([spec], tiny, workers=1)
+    assert [p.name for p in runs.iterdir()] == [f"{spec.key}.json"]
+
+
+def test_two_name_the_working_copy_alike(folder):
+    """Several processes at once in a working copy without a name: all read the same one."""
+    code = "from curlora_lite import records; print(records.workspace())"
+    command = [sys.executable, "-c", code]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert len({process.communicate()[0] for process in processes}) == 1
+
+
+def test_specs_are_told_apart_in_a_queue(folder):
+    """By everything they say: two that differ in their seed only are two claims."""
+    specs = profiles.grid("embedded", "table1", ranks=[4], seeds=[0, 1], methods=["lora"])
+    with grids.run_queue.Queue(specs, folder, lambda spec: None) as queue:
+        taken = [queue.take(), queue.take()]
+        assert taken == specs and queue.take() is None
+        with grids.run_queue.Queue(specs, folder, lambda spec: None) as other:
+            assert other.take() is None and other.left == specs
+    with grids.run_queue.Queue(specs, folder, lambda spec: None) as other:
+        assert other.take() == specs[0]
