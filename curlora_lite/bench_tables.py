@@ -196,7 +196,7 @@ def targets(result):
     notes = (
         f"{count[True]} met, {count[None]} undecided, {count[False]} missed. Time of forward and "
         "backward over the other's in the same round: the median over rounds and its 95 % interval "
-        "(order statistics; the whole range below six rounds). Undecided: the bound lies within, or "
+        "(order statistics; the whole range below six rounds). Undecided: the bound lies in it, or "
         f"there are fewer than {ENOUGH} rounds.",
     )
     columns = ("Target", "", *(f"rank {rank}" for rank in ranks))
