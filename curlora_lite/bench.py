@@ -62,7 +62,7 @@ def announcement(chosen, quick=False):
         f"({', '.join(subject.label for subject in chosen)}), in {' and '.join(DTYPES)}, training "
         f"and forward, at rank {', '.join(map(str, ranks))}, on {' and '.join(devices())} with "
         f"{memory.cores()} cores: "
-        + ("one round, about a minute" if quick else f"about {1 + timed / 60:.0f} minutes")
+        + ("one round, a minute or two" if quick else f"about {2 + timed / 60:.0f} minutes")
     )
 
 

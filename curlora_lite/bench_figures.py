@@ -20,7 +20,7 @@ def steps(rows):
     for ax in axes:
         ax.axhline(1, color="black", linewidth=0.9)
         ax.axhline(NEAR, color="black", linewidth=0.9, linestyle=(0, (1, 2)))
-        figures.plain_ticks(ax.yaxis)
+        figures.plain(ax.yaxis)
     axes[0].set_ylabel("forward and backward,\ntime / frozen model's (log)", fontsize=9)
     return figure
 

@@ -1,5 +1,6 @@
 """What the benchmark measured -> tables and figures, without measuring anything."""
 
+import math
 import statistics
 
 import numpy as np
@@ -8,6 +9,7 @@ from .contenders import KINDS
 from .tables import Table
 
 NEAR = 1.05  # forward and backward of a whole model, at most so many times the frozen model's
+ENOUGH = 5  # rounds, to say met or missed
 TIMES_DENSE = 2.0  # on a projection of Mistral's size, at least so many times as fast as dense
 LABELS = {
     "model": "SmolLM2-135M",
@@ -127,39 +129,51 @@ def _origin(result):
     )
 
 
+def interval(values):
+    """A 95 % interval of the median by order statistics: (low, high).
+
+    Whatever the distribution, the median lies between the k-th smallest and the k-th largest value
+    but for twice the chance of fewer than k heads in n tosses. Below six values: the whole range.
+    """
+    ordered, n = sorted(values), len(values)
+    k, outside = 1, 2 / 2**n
+    while outside + 2 * math.comb(n, k) / 2**n <= 0.05:
+        outside += 2 * math.comb(n, k) / 2**n
+        k += 1
+    return ordered[k - 1], ordered[n - k]
+
+
 def verdicts(result):
-    """The targets, cell by cell: a list of dicts with `target`, where, `value` and `met`.
+    """The targets, cell by cell: dicts with `target`, where, `value`, and `met`.
 
     `limit`: a whole model's training step within NEAR of the frozen model's. `lora`: no slower than
     LoRA of the same rank, everywhere. `dense`: TIMES_DENSE times as fast as dense on a projection.
-    Values are medians over rounds of ratios within a round.
+    value: the median over rounds of the ratio within a round. met: None where its 95 % interval
+    holds the bound, or with fewer than ENOUGH rounds.
     """
     rows = [row for row in result["rows"] if row["pass"] == "training"]
     found = []
-    for row in rows:
-        if row["contender"] != "curlora":
-            continue
-        keys = ("subject", "dtype", "device")
-        where = {key: row[key] for key in keys}
-        near = statistics.median(row["ratios"])
+    for row in (row for row in rows if row["contender"] == "curlora"):
+        where = {key: row[key] for key in ("subject", "dtype", "device")}
         if row["subject"] == "model":
-            found.append(_verdict("limit", where, row["rank"], near, near <= NEAR))
-        for kind in ("lora", "dense"):
-            other = one(rows, kind, row["rank"], **where)
-            if other is None or (kind == "dense" and row["subject"] != "projection"):
-                continue
-            pairs = list(zip(row["seconds"], other["seconds"], strict=True))
-            if kind == "lora":
-                value = statistics.median(own / lora for own, lora in pairs)
-                found.append(_verdict(kind, where, row["rank"], value, value <= 1))
-            else:
-                value = statistics.median(dense / own for own, dense in pairs)
-                found.append(_verdict(kind, where, row["rank"], value, value >= TIMES_DENSE))
+            found.append(_verdict("limit", row, where, row["ratios"], NEAR))
+        lora, dense = (one(rows, kind, row["rank"], **where) for kind in ("lora", "dense"))
+        if lora:
+            ratios = [a / b for a, b in zip(row["seconds"], lora["seconds"], strict=True)]
+            found.append(_verdict("lora", row, where, ratios, 1.0))
+        if dense and row["subject"] == "projection":
+            # turned round, so that less is better here too
+            ratios = [a / b for a, b in zip(row["seconds"], dense["seconds"], strict=True)]
+            found.append(_verdict("dense", row, where, ratios, 1 / TIMES_DENSE))
     return found
 
 
-def _verdict(target, where, rank, value, met):
-    return {"target": target, **where, "rank": rank, "value": value, "met": met}
+def _verdict(target, row, where, ratios, bound):
+    low, high = interval(ratios)
+    met = True if high <= bound else False if low > bound else None
+    met = None if len(ratios) < ENOUGH else met
+    found = {"target": target, **where, "rank": row["rank"], "met": met}
+    return {**found, "value": statistics.median(ratios), "low": low, "high": high}
 
 
 def targets(result):
@@ -169,29 +183,34 @@ def targets(result):
     asked = {
         "limit": f"CURLoRA / frozen model, at most {NEAR:.2f}",
         "lora": "CURLoRA / PEFT LoRA, at most 1",
-        "dense": f"dense Eq. 8 / CURLoRA, at least {TIMES_DENSE:g}",
+        "dense": f"CURLoRA / dense Eq. 8, at most {1 / TIMES_DENSE:g}",
     }
     lines = []
     for target, label in asked.items():
         of_it = [verdict for verdict in found if verdict["target"] == target]
-        for where in dict.fromkeys((v["subject"], v["dtype"], v["device"]) for v in of_it):
-            cells = []
-            for rank in ranks:
-                here = [v for v in of_it if (v["subject"], v["dtype"], v["device"]) == where]
-                value = next((v for v in here if v["rank"] == rank), None)
-                cells.append(_met(value) if value else "–")
+        for where in dict.fromkeys(map(_where, of_it)):
+            here = {v["rank"]: _said(v) for v in of_it if _where(v) == where}
+            cells = [here.get(rank, "–") for rank in ranks]
             lines.append((label, f"{LABELS[where[0]]}, {where[1]}, {where[2]}", *cells))
-    met = sum(verdict["met"] for verdict in found)
+    count = {met: sum(verdict["met"] is met for verdict in found) for met in (True, None, False)}
     notes = (
-        f"{met} of {len(found)} met. Medians over rounds of the ratio within a round, forward and "
-        "backward; judged before rounding.",
+        f"{count[True]} met, {count[None]} undecided, {count[False]} missed. Time of forward and "
+        "backward over the other's in the same round: the median over rounds and its 95 % interval "
+        "(order statistics; the whole range below six rounds). Undecided: the bound lies in it, or "
+        f"there are fewer than {ENOUGH} rounds.",
     )
     columns = ("Target", "", *(f"rank {rank}" for rank in ranks))
     return Table("What was aimed at", columns, tuple(lines), notes, left=(0, 1))
 
 
-def _met(verdict):
-    return f"{verdict['value']:.3f} {'met' if verdict['met'] else 'MISSED'}"
+def _where(verdict):
+    return verdict["subject"], verdict["dtype"], verdict["device"]
+
+
+def _said(verdict):
+    """Of one cell: the median, its interval, and the verdict."""
+    word = {True: "met", False: "missed", None: "undecided"}[verdict["met"]]
+    return f"{verdict['value']:.3f} ({verdict['low']:.3f} to {verdict['high']:.3f}) {word}"
 
 
 def kept(result):

@@ -63,7 +63,7 @@ def _title(figure, records):
     figure.suptitle(said, fontsize=9)
 
 
-def plain_ticks(axis):
+def plain(axis):
     """Ticks of a log axis at 1, 2 and 5, as plain numbers."""
     axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
@@ -92,7 +92,6 @@ def _ranks(cells):
 
 
 def new(columns=1, width=None, height=2.8) -> tuple[Figure, list]:
-    """A figure with `columns` axes side by side, in the style of all figures here, and the axes."""
     figure, axes = plt.subplots(
         1,
         columns,
@@ -166,7 +165,7 @@ def perplexity(records):
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     ax.set_ylim(min(0.8, low), max(2.0, 1.4 * high))
-    plain_ticks(ax.yaxis)
+    plain(ax.yaxis)
     ax.set_xticks(range(len(labels)), labels, rotation=40, ha="right", fontsize=8)
     ax.set_ylabel("perplexity, after / before (log)", fontsize=9)
     _title(figure, records)
@@ -211,7 +210,7 @@ def growth(records):
         _plot(ax, list(range(len(STAGES))), values, _style(method, rank, _ranks(cells)))
     _stage_axis(ax, 0, records[0].spec["source"])
     ax.set_yscale("log")
-    plain_ticks(ax.yaxis)
+    plain(ax.yaxis)
     ax.set_ylabel("norm of the update / norm of W, %", fontsize=9)
     ax.set_title("CUR or AB, mean over the wrapped projections", fontsize=8)
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right center", fontsize=8)
@@ -232,7 +231,7 @@ def selection(probabilities):
     for (name, p), colour, line in zip(probabilities.items(), colours, LINES, strict=False):
         ax.plot(p[order] * len(p), color=colour, linestyle=line, label=name)
     ax.set_yscale("log")
-    plain_ticks(ax.yaxis)
+    plain(ax.yaxis)
     ax.set_xlabel("column, from the smallest norm to the largest")
     ax.set_ylabel("probability × number of columns")
     figure.legend(loc="outside right center", fontsize=8)

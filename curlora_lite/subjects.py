@@ -84,7 +84,7 @@ def subjects():
             "model", "SmolLM2-135M, whole",
             lambda precision, device: models.load("smollm2-135m", precision, device).model,
             call_language_model, ("q_proj", "k_proj", "v_proj"),
-            {"cpu": (2, 64), "cuda": (16, 128)}, 90.0,
+            {"cpu": (4, 64), "cuda": (16, 128)}, 100.0,
         ),
         Subject(
             "projection", "q_proj of Mistral-7B, 4096 → 4096", _projection,
@@ -94,11 +94,11 @@ def subjects():
         Subject(
             "mistral", "block of Mistral-7B", lambda *at: block(MISTRAL, *at),
             call_block, mistral[2],
-            {"cpu": (2, 32), "cuda": (8, 256)}, 50.0, layers=32,
+            {"cpu": (2, 32), "cuda": (8, 256)}, 45.0, layers=32,
         ),
         Subject(
             "gpt2", "block of GPT-2 Large", lambda *at: block(GPT2, *at),
             call_block, gpt2[2],
-            {"cpu": (4, 64), "cuda": (16, 256)}, 25.0, layers=gpt2[1]["n_layer"],
+            {"cpu": (4, 64), "cuda": (16, 256)}, 20.0, layers=gpt2[1]["n_layer"],
         ),
     ]  # fmt: skip

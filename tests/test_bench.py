@@ -149,10 +149,11 @@ def test_rounds_are_interleaved_and_shuffled(monkeypatch):
 
 
 def row(contender, rank, seconds, subject="model", **changes):
-    limit = [1.0, 2.0, 4.0]
+    """Of three rounds, the first two of them once more."""
+    seconds, limit = seconds + seconds[:2], [1.0, 2.0, 4.0, 1.0, 2.0]
     made = {
         "subject": subject, "dtype": "fp32", "device": "cpu", "tokens": 8, "pass": "training",
-        "contender": contender, "rank": rank, "rounds": 3, "median_seconds": sorted(seconds)[1],
+        "contender": contender, "rank": rank, "rounds": 5, "median_seconds": sorted(seconds)[2],
         "seconds": seconds, "ratios": [a / b for a, b in zip(seconds, limit, strict=True)],
     }  # fmt: skip
     return {**made, **changes}
@@ -181,7 +182,7 @@ def made_up():
             row("vera", 77, [1.0, 3.0, 6.0]),
             row("limit", None, [1.0, 2.0, 4.0], "projection"),
             row("curlora", 8, [1.0, 2.0, 4.0], "projection"),
-            row("dense", 8, [1.9, 3.8, 9.0], "projection"),
+            row("dense", 8, [2.2, 5.0, 10.0], "projection"),
             row("limit", None, [0.5, 1.0, 2.0], **{"pass": "forward"}),
         ],
         "sizes": [
@@ -198,17 +199,31 @@ def made_up():
 
 
 def test_verdicts():
+    """Five rounds: the interval is the range."""
     found = {(v["target"], v["rank"]): v for v in bench_tables.verdicts(made_up())}
     values = {key: (round(v["value"], 6), v["met"]) for key, v in found.items()}
     assert values == {
-        ("limit", 8): (1.04, True),
+        ("limit", 8): (1.04, None),  # 1.02 to 1.50
         ("limit", 16): (1.06, False),
-        ("lora", 8): (1.0, True),
+        ("lora", 8): (1.0, None),  # 0.5 to 2
         ("lora", 16): (1.06, False),
-        ("dense", 8): (1.9, False),  # the median of 1.9, 1.9 and 2.25
+        ("dense", 8): (round(1 / 2.5, 6), True),  # of 1/2.2, 1/2.5, 1/2.5, 1/2.2, 1/2.5
     }
     text = bench_tables.targets(made_up()).markdown()
-    assert "| 1.040 met | 1.060 MISSED |" in text and "2 of 5 met" in text
+    assert "| 1.040 (1.020 to 1.500) undecided | 1.060 (1.060 to 1.060) missed |" in text
+    assert "1 met, 2 undecided, 2 missed." in text
+    short = [
+        {**r, "seconds": r["seconds"][:4], "ratios": r["ratios"][:4]} for r in made_up()["rows"]
+    ]
+    assert {v["met"] for v in bench_tables.verdicts({"rows": short})} == {None}
+
+
+def test_interval_of_the_median_by_hand():
+    """Nine values: fewer than two heads in nine tosses, twice (1 + 9) / 512, is below 5 %."""
+    assert bench_tables.interval([9, 1, 8, 2, 7, 3, 6, 4, 5]) == (2, 8)
+    assert bench_tables.interval([1, 2, 3, 4, 5, 6]) == (1, 6)  # twice 1 / 64
+    assert bench_tables.interval([3, 1, 2]) == (1, 3)  # cannot be had from three
+    assert bench_tables.interval([4.0]) == (4.0, 4.0)
 
 
 def test_middle_and_half_the_quartiles():
@@ -221,9 +236,9 @@ def test_tables_from_rows():
     assert set(tables) == {"targets", "training", "forward", "kept", "sizes"}  # no GPU, no peak
     steps = {line[1]: line[2:] for line in tables["training"].rows}
     assert steps["frozen model (limit)"] == ("2000.0 ms", "2000.0 ms")
-    assert steps["CURLoRA (ours), rank 8"] == ("1.04 ± 0.12", "1.00 ± 0.00")
-    assert steps["PEFT VeRA"] == ("1.50 ± 0.12", "–")
-    assert steps["CURLoRA, dense Eq. 8, rank 8"] == ("–", "1.90 ± 0.09")
+    assert steps["CURLoRA (ours), rank 8"] == ("1.04 ± 0.01", "1.00 ± 0.00")
+    assert steps["PEFT VeRA"] == ("1.50 ± 0.25", "–")
+    assert steps["CURLoRA, dense Eq. 8, rank 8"] == ("–", "2.50 ± 0.15")
     kept = {line[1]: line[2] for line in tables["kept"].rows}
     assert kept["frozen model (limit)"] == "100" and kept["PEFT LoRA, rank 8"] == "+1,900"
     assert kept["CURLoRA (ours), rank 8"] == "+10"
