@@ -5,7 +5,7 @@ import statistics
 from . import metrics, paper, profiles, training
 from .audit_measures import mean, place, values
 from .audit_tables import difference, majority, movement_sweeps, selection_label, switch_label
-from .figures import STYLES, new, plain_ticks
+from .figures import STYLES, new, plain
 
 # Okabe and Ito's colours, a marker each.
 MOVERS = {
@@ -155,7 +155,7 @@ def selection(found):
     axes[0].set_xlabel("accuracy over the tasks, at the end", fontsize=8)
     axes[1].set_xlabel("‖CUR‖ / ‖W‖ at the end, % (log)", fontsize=8)
     axes[1].set_xscale("log")
-    plain_ticks(axes[1].xaxis)
+    plain(axes[1].xaxis)
     return figure
 
 
