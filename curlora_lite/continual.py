@@ -113,7 +113,7 @@ def _sequence(spec, loaded, record, progress):
         if spec.method not in rivals.PEFT_METHODS:
             text = _text_ids(spec, loaded)[: min(SHIFT_TOKENS, spec.text_window)]
             record.stages[-1]["geometry"] = geometry.geometry(model, text)
-        _score(record.stages[-1], spec, model, heads, scored, pad_id, progress)
+        _score(record.stages, spec, model, heads, scored, pad_id, progress)
     progress("perplexity")
     if spec.method == "head-only":  # the language model is the base model still
         record.perplexity["final"] = dict(record.perplexity["initial"])
@@ -202,15 +202,17 @@ def _stage(name, trained, model):
     }
 
 
-def _score(stage, spec, model, heads, scored, pad_id, progress):
-    start = time.perf_counter()
+def _score(stages, spec, model, heads, scored, pad_id, progress):
+    """Put the scores of every head into the last stage; those of a frozen model stay as they are."""
+    start, stage = time.perf_counter(), stages[-1]
+    before = stages[-2]["scores"] if spec.method == "head-only" and len(stages) > 1 else {}
     padded = spec.protocol.readout == "last-position" and spec.model.padding_side == "right"
     for name, head in heads.items():
         progress(f"scoring {name}")
         encoded = scored[name]
         # the author's code pads in this one task's evaluation
         last_position = padded and name.startswith("sentiment140")
-        stage["scores"][name] = scoring.score_task(
+        stage["scores"][name] = before.get(name) or scoring.score_task(
             model.base_model, head, encoded, pad_id, last_position
         )
         progress(f"scoring {name}", len(encoded.ids))

@@ -317,9 +317,9 @@ PROFILES = {
     for profile in (
         _embedded(
             "embedded",
-            train1=(32, 112, 160),
+            train1=(32, 96, 240),
             train2=(300, 2000, 1000),
-            scored1=(140, 240, 480),
+            scored1=(120, 240, 560),
             scored2=(274, 400, 800),
             text_tokens=2048,
         ),

@@ -192,3 +192,20 @@ def test_parameter_counts_of_the_real_shapes():
     assert counted["GPT-2 Large, CURLoRA-24"][0] == "20,736"
     for count, _, published, _ in counted.values():
         assert published in ("", count)
+
+
+def test_head_only_scores_earlier_tasks_once(tiny, monkeypatch):
+    """A frozen model under the same head answers the same: what is kept equals scoring again."""
+    spec = small_grid(methods=["head-only"])[0]
+    calls, score = [], continual.scoring.score_task
+    monkeypatch.setattr(
+        continual.scoring, "score_task", lambda *given: calls.append(1) or score(*given)
+    )
+    kept = continual.run(spec)
+    assert len(calls) == 3
+    again = continual.run(dataclasses.replace(spec, method="curlora", rank=4, learning_rate=1e-30))
+    assert len(calls) == 3 + 6  # with an adapter, every task after every stage
+    tasks = ("mrpc", "sst2", "sentiment140")
+    first = [kept.score(task, 3)["predicted"] for task in tasks[:2]]
+    assert first == [kept.score("mrpc", 1)["predicted"], kept.score("sst2", 2)["predicted"]]
+    assert [len(s["scores"]) for s in kept.stages] == [len(s["scores"]) for s in again.stages]
