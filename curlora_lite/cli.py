@@ -301,10 +301,14 @@ def readme(_):
 
 
 def table_text(profile, name):
-    """The Markdown of one table in `results/<profile>/tables`."""
-    folder = records.ROOT / "results" / profile
-    path = folder / "tables" / f"{name}.md"
-    return (path if path.exists() else folder / f"{name}.md").read_text()
+    """The Markdown of one table of a profile."""
+    return (records.ROOT / table_path(profile, name)).read_text()
+
+
+def table_path(profile, name):
+    """Where a table is, from the root: in `results/<profile>/tables`; the audit's claims above."""
+    folder = Path("results") / profile
+    return (folder if name == "claims" else folder / "tables") / f"{name}.md"
 
 
 def filled(text, content):

@@ -203,7 +203,7 @@ def _stage(name, trained, model):
 
 
 def _score(stages, spec, model, heads, scored, pad_id, progress):
-    """Put the scores of every head into the last stage; those of a frozen model stay as they are."""
+    """Put the scores of every head into the last stage; a frozen model's earlier ones are kept."""
     start, stage = time.perf_counter(), stages[-1]
     before = stages[-2]["scores"] if spec.method == "head-only" and len(stages) > 1 else {}
     padded = spec.protocol.readout == "last-position" and spec.model.padding_side == "right"

@@ -125,6 +125,7 @@ def committed(path):
 PAGES = {
     "README.md": {"embedded", "smollm2"},
     "results/smollm2/README.md": {"smollm2"},
+    "results/audit/README.md": {"audit"},
     "results/benchmarks/README.md": {"benchmarks"},
     "results/reliability/README.md": {"reliability"},
 }
@@ -137,7 +138,7 @@ def test_the_pages_show_the_committed_tables(page):
     names = re.findall(r"<!-- ([\w-]+/\w+) -->", text)
     profiles_shown = {name.split("/")[0] for name in names}
     assert profiles_shown >= PAGES[page]
-    content = lambda profile, name: committed(f"results/{profile}/tables/{name}.md")  # noqa: E731
+    content = lambda profile, name: committed(cli.table_path(profile, name))  # noqa: E731
     assert cli.filled(text, content) == text
 
 
