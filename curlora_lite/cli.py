@@ -138,8 +138,8 @@ def reproduce(options):
 
 def audit(options):
     """Compute what is missing of the audit's runs, execute its notebook, say where it all is."""
-    from . import audit as plan
     from . import doctor, grids, models, profiles
+    from .audit import plan
 
     start = time.perf_counter()
     options.profile = _profile(options)
@@ -199,21 +199,22 @@ def doctor(_):
 
 def bench(options):
     """Measure ours beside its alternatives; tables and figures, and its README's tables filled."""
-    from . import bench as measuring
-    from . import bench_figures, bench_tables, figures, models, subjects
+    from . import figures, models
+    from .benchmark import figures as drawn
+    from .benchmark import measure, subjects, tables
 
     folder = records.ROOT / "results" / ("benchmarks-quick" if options.quick else "benchmarks")
     if not options.tables:
         _quiet()
         chosen = subjects.subjects()
-        print(measuring.announcement(chosen, options.quick), flush=True)
+        print(measure.announcement(chosen, options.quick), flush=True)
         models.prepare("smollm2-135m")
-        measuring.save(measuring.measure(chosen, options.quick), folder)
-    result = measuring.load(folder)
-    made = bench_tables.tables(result)
+        measure.save(measure.measure(chosen, options.quick), folder)
+    result = measure.load(folder)
+    made = tables.tables(result)
     for name, table in made.items():
         table.save(folder / "tables" / name)
-    for name, figure in bench_figures.draw(result).items():
+    for name, figure in drawn.draw(result).items():
         figures.save(figure, folder / "figures" / name)
     page = folder / "README.md"
     if page.exists():
@@ -382,7 +383,7 @@ def _is_progress(output):
 
 def _inputs(source, parameters, profile):
     """A hash of all that an executed notebook shows: source, parameters, package and records."""
-    package = sorted(Path(__file__).parent.glob("*.py"))
+    package = sorted(Path(__file__).parent.rglob("*.py"))
     found = sorted(records.runs_folder(profile).glob("*.json"))
     digest = hashlib.sha256(json.dumps([parameters, records.workspace()]).encode())
     for path in [source, *package, *found]:

@@ -13,7 +13,6 @@ from transformers.pytorch_utils import Conv1D
 from curlora_lite import (
     CURLoRAConfig,
     add_adapters,
-    audit,
     continual,
     count_trainable,
     cur,
@@ -22,6 +21,7 @@ from curlora_lite import (
     remove_adapters,
     rivals,
 )
+from curlora_lite.audit import plan
 from curlora_lite.protocol import Protocol
 
 IDS = torch.arange(1, 13)
@@ -136,7 +136,7 @@ def test_factors_change_one_field_at_a_time():
     right = dataclasses.asdict(Protocol.corrected())
     seen = set()
     for method in ("lora", "curlora"):
-        first, *switches, last = audit.factors(method)
+        first, *switches, last = plan.factors(method)
         assert (first, last) == (Protocol.published(), Protocol.corrected())
         for protocol in switches:
             own = dataclasses.asdict(protocol)
@@ -147,16 +147,16 @@ def test_factors_change_one_field_at_a_time():
 
 
 def test_the_plan_shares_runs_and_goes_seed_by_seed():
-    questions = audit.plan("audit")
-    specs = audit.all_specs(questions, [0, 1])
+    questions = plan.plan("audit")
+    specs = plan.all_specs(questions, [0, 1])
     assert len(specs) == len(set(specs)) == len({s.key for s in specs})
     assert [s.seed for s in specs] == sorted(s.seed for s in specs)
     rates = {c.rate for c in questions["movement"] if c.method == "lora"}
     assert len(rates) >= 6 and max(rates) >= 999 * min(rates)
-    quick = audit.all_specs(audit.plan("audit-quick"), [0])
+    quick = plan.all_specs(plan.plan("audit-quick"), [0])
     assert len(quick) < len(specs) / 2
     assert not any(s.method in rivals.PEFT_METHODS for s in quick)
-    real = audit.all_specs(audit.plan("audit", real=True), [0])
+    real = plan.all_specs(plan.plan("audit", real=True), [0])
     assert {s.profile for s in real} == {"audit", "smollm2"}
 
 
@@ -164,7 +164,7 @@ def test_the_plan_shares_runs_and_goes_seed_by_seed():
 def test_a_run_of_a_method_beside(tiny, monkeypatch, method):
     forgotten = []
     monkeypatch.setattr(models, "forget", lambda: forgotten.append(1))
-    cell = audit.small("audit", "table2", method, Protocol.published(), rank=4)
+    cell = plan.small("audit", "table2", method, Protocol.published(), rank=4)
     record = continual.run(small(cell.specs([0])[0]))
     assert record.status == "finished" and record.trainable["adapter"] > 0
     assert record.perplexity["final"] != record.perplexity["initial"]

@@ -9,16 +9,8 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from curlora_lite import (
-    adapter_layers,
-    bench,
-    bench_tables,
-    cli,
-    contenders,
-    figures,
-    records,
-    subjects,
-)
+from curlora_lite import adapter_layers, cli, figures, records, rivals
+from curlora_lite.benchmark import contenders, measure, subjects, tables
 
 QKV = ("q_proj", "k_proj", "v_proj")
 
@@ -67,21 +59,21 @@ def test_copies_share_what_is_frozen(llama):
 
 def test_vera_at_a_comparable_count(llama, gpt2):
     """Llama: outputs of 32, 16 and 16, 64 in all, three projections; GPT-2: one of 96."""
-    assert contenders.vera_rank(llama, QKV, 8) == round(8**2 - 64 / 3)
-    assert contenders.vera_rank(gpt2, ("c_attn",), 10) == 4
-    assert contenders.vera_rank(gpt2, ("c_attn",), 8) == 1  # 64 is less than VeRA's 96
+    assert rivals.vera_rank(llama, QKV, 8) == round(8**2 - 64 / 3)
+    assert rivals.vera_rank(gpt2, ("c_attn",), 10) == 4
+    assert rivals.vera_rank(gpt2, ("c_attn",), 8) == 1  # 64 is less than VeRA's 96
     made = contenders.build("vera", gpt2, ("c_attn",), 4)
     assert sum(p.numel() for p in contenders.trained(made)) == 2 * 10**2
 
 
 def test_kept_bytes_by_hand():
     x, w = torch.randn(3, 5), torch.randn(5, 7, requires_grad=True)
-    assert bench.kept_bytes(lambda: x @ w, [w]) == 3 * 5 * 4  # x, for the gradient of w
-    assert bench.kept_bytes(lambda: (x @ w) + (x[1:] @ w).sum(), [w]) == 3 * 5 * 4  # once
-    assert bench.kept_bytes(lambda: x @ w, [x, w]) == 0
-    assert bench.kept_bytes(lambda: (x @ w).exp(), [w]) == 3 * 5 * 4 + 3 * 7 * 4  # and its output
+    assert measure.kept_bytes(lambda: x @ w, [w]) == 3 * 5 * 4  # x, for the gradient of w
+    assert measure.kept_bytes(lambda: (x @ w) + (x[1:] @ w).sum(), [w]) == 3 * 5 * 4  # once
+    assert measure.kept_bytes(lambda: x @ w, [x, w]) == 0
+    assert measure.kept_bytes(lambda: (x @ w).exp(), [w]) == 3 * 5 * 4 + 3 * 7 * 4  # and its output
     v = torch.randn(3, 5, requires_grad=True)
-    assert bench.kept_bytes(lambda: v @ w.detach(), [w]) == 0  # a frozen projection keeps nothing
+    assert measure.kept_bytes(lambda: v @ w.detach(), [w]) == 0  # a frozen projection keeps nothing
 
 
 @pytest.mark.parametrize(
@@ -96,7 +88,7 @@ def test_kept_bytes_by_hand():
 def test_what_contenders_keep_of_12_tokens(kind, expected):
     model = One(nn.Linear(6, 10)).requires_grad_(False)
     made = contenders.build(kind, model, ("proj",), 4)
-    case = bench.Case(made, lambda m, x: m(x), (3, 4, 6), "fp32", "cpu")
+    case = measure.Case(made, lambda m, x: m(x), (3, 4, 6), "fp32", "cpu")
     assert case.kept_bytes() == expected
 
 
@@ -134,10 +126,10 @@ class FakeTimer:
 
 
 def test_rounds_are_interleaved_and_shuffled(monkeypatch):
-    monkeypatch.setattr(bench, "Timer", FakeTimer)
+    monkeypatch.setattr(measure, "Timer", FakeTimer)
     monkeypatch.setattr(FakeTimer, "asked", [])
     cases = {(name, None): type("Case", (), {"training": name}) for name in ("limit", "a", "b")}
-    times = bench._rounds(cases, "training", 0.0, (7, 9))
+    times = measure._rounds(cases, "training", 0.0, (7, 9))
     asked = FakeTimer.asked
     assert [len(spent) for spent in times.values()] == [7, 7, 7]
     rounds = [asked[i : i + 3] for i in range(0, 21, 3)]
@@ -145,7 +137,7 @@ def test_rounds_are_interleaved_and_shuffled(monkeypatch):
         all(sorted(r) == ["a", "b", "limit"] for r in rounds) and len(set(map(tuple, rounds))) > 1
     )
     assert all(asked[int(second) - 1] == name for (name, _), s in times.items() for second in s)
-    assert len(bench._rounds(cases, "training", 60.0, (1, 4))["limit", None]) == 4
+    assert len(measure._rounds(cases, "training", 60.0, (1, 4))["limit", None]) == 4
 
 
 def row(contender, rank, seconds, subject="model", **changes):
@@ -200,7 +192,7 @@ def made_up():
 
 def test_verdicts():
     """Five rounds: the interval is the range."""
-    found = {(v["target"], v["rank"]): v for v in bench_tables.verdicts(made_up())}
+    found = {(v["target"], v["rank"]): v for v in tables.verdicts(made_up())}
     values = {key: (round(v["value"], 6), v["met"]) for key, v in found.items()}
     assert values == {
         ("limit", 8): (1.04, None),  # 1.02 to 1.50
@@ -209,51 +201,51 @@ def test_verdicts():
         ("lora", 16): (1.06, False),
         ("dense", 8): (round(1 / 2.5, 6), True),  # of 1/2.2, 1/2.5, 1/2.5, 1/2.2, 1/2.5
     }
-    text = bench_tables.targets(made_up()).markdown()
+    text = tables.targets(made_up()).markdown()
     assert "| 1.040 (1.020 to 1.500) undecided | 1.060 (1.060 to 1.060) missed |" in text
     assert "1 met, 2 undecided, 2 missed." in text
     short = [
         {**r, "seconds": r["seconds"][:4], "ratios": r["ratios"][:4]} for r in made_up()["rows"]
     ]
-    assert {v["met"] for v in bench_tables.verdicts({"rows": short})} == {None}
+    assert {v["met"] for v in tables.verdicts({"rows": short})} == {None}
 
 
 def test_interval_of_the_median_by_hand():
     """Nine values: fewer than two heads in nine tosses, twice (1 + 9) / 512, is below 5 %."""
-    assert bench_tables.interval([9, 1, 8, 2, 7, 3, 6, 4, 5]) == (2, 8)
-    assert bench_tables.interval([1, 2, 3, 4, 5, 6]) == (1, 6)  # twice 1 / 64
-    assert bench_tables.interval([3, 1, 2]) == (1, 3)  # cannot be had from three
-    assert bench_tables.interval([4.0]) == (4.0, 4.0)
+    assert tables.interval([9, 1, 8, 2, 7, 3, 6, 4, 5]) == (2, 8)
+    assert tables.interval([1, 2, 3, 4, 5, 6]) == (1, 6)  # twice 1 / 64
+    assert tables.interval([3, 1, 2]) == (1, 3)  # cannot be had from three
+    assert tables.interval([4.0]) == (4.0, 4.0)
 
 
 def test_middle_and_half_the_quartiles():
-    assert bench_tables.middle([5, 1, 4, 2, 3]) == (3.0, 1.0)
-    assert bench_tables.middle([1.5]) == (1.5, 0.0)
+    assert tables.middle([5, 1, 4, 2, 3]) == (3.0, 1.0)
+    assert tables.middle([1.5]) == (1.5, 0.0)
 
 
 def test_tables_from_rows():
-    tables = bench_tables.tables(made_up())
-    assert set(tables) == {"targets", "training", "forward", "kept", "sizes"}  # no GPU, no peak
-    steps = {line[1]: line[2:] for line in tables["training"].rows}
+    made = tables.tables(made_up())
+    assert set(made) == {"targets", "training", "forward", "kept", "sizes"}  # no GPU, no peak
+    steps = {line[1]: line[2:] for line in made["training"].rows}
     assert steps["frozen model (limit)"] == ("2000.0 ms", "2000.0 ms")
     assert steps["CURLoRA (ours), rank 8"] == ("1.04 ± 0.01", "1.00 ± 0.00")
     assert steps["PEFT VeRA"] == ("1.50 ± 0.25", "–")
     assert steps["CURLoRA, dense Eq. 8, rank 8"] == ("–", "2.50 ± 0.15")
-    kept = {line[1]: line[2] for line in tables["kept"].rows}
+    kept = {line[1]: line[2] for line in made["kept"].rows}
     assert kept["frozen model (limit)"] == "100" and kept["PEFT LoRA, rank 8"] == "+1,900"
     assert kept["CURLoRA (ours), rank 8"] == "+10"
-    sizes = tables["sizes"].rows
+    sizes = made["sizes"].rows
     assert sizes[1] == (
         "SmolLM2-135M (3)", "PEFT LoRA, rank 8", "1,234", "9,872", "77,777", "0.200", "2.0",
     )  # fmt: skip
-    assert any("96 projections" in n and "in 6.4 s" in n for n in tables["sizes"].notes)
+    assert any("96 projections" in n and "in 6.4 s" in n for n in made["sizes"].notes)
 
 
 def test_peak_memory_where_there_is_a_gpu():
     result = made_up()
     for entry in copy.deepcopy(result["sizes"]):
         result["sizes"].append({**entry, "device": "cuda", "peak_bytes": 3 * 2**20})
-    rows = bench_tables.tables(result)["peak"].rows
+    rows = tables.tables(result)["peak"].rows
     assert {line[0] for line in rows} == {"cuda"} and rows[0][2] == "3.0"
 
 
@@ -261,7 +253,7 @@ def test_peak_memory_where_there_is_a_gpu():
 def small_bench(monkeypatch, tmp_path, llama):
     """A language model, a block and a projection, all tiny, and a results folder of its own."""
     llama.requires_grad_(False)
-    build = lambda precision, _: copy.deepcopy(llama).to(bench.models.DTYPES[precision])  # noqa: E731
+    build = lambda precision, _: copy.deepcopy(llama).to(measure.models.DTYPES[precision])  # noqa: E731
     tiny = {"n_embd": 32, "n_head": 4}
     projection = subjects.Projection("q_proj", 20, 24).requires_grad_(False)
     shape = {"cpu": (2, 3)}
@@ -274,14 +266,14 @@ def small_bench(monkeypatch, tmp_path, llama):
         ),
         subjects.Subject(
             "projection", "one",
-            lambda precision, _: copy.deepcopy(projection).to(bench.models.DTYPES[precision]),
+            lambda precision, _: copy.deepcopy(projection).to(measure.models.DTYPES[precision]),
             lambda model, x: model(x), ("q_proj",), shape, 1.0, thorough=True,
         ),
     ]  # fmt: skip
     monkeypatch.setattr(subjects, "subjects", lambda: chosen)
-    monkeypatch.setattr(bench.models, "prepare", lambda name: None)
-    monkeypatch.setattr(bench, "BLOCK", 0.0)
-    monkeypatch.setattr(bench, "devices", lambda: ["cpu"])
+    monkeypatch.setattr(measure.models, "prepare", lambda name: None)
+    monkeypatch.setattr(measure, "BLOCK", 0.0)
+    monkeypatch.setattr(measure, "devices", lambda: ["cpu"])
     monkeypatch.setattr(records, "ROOT", tmp_path)
     monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
     return tmp_path / "results" / "benchmarks-quick"

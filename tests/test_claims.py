@@ -4,9 +4,10 @@ import math
 
 import pytest
 
-from curlora_lite import audit, audit_figures, audit_measures, audit_tables, audit_words, records
-from curlora_lite.audit import corrected, published, small
-from curlora_lite.claims import claims_table
+from curlora_lite import records
+from curlora_lite.audit import figures, measures, plan, tables, words
+from curlora_lite.audit.claims import claims_table
+from curlora_lite.audit.plan import corrected, published, small
 
 TASKS = ("mrpc", "sst2", "sentiment140")
 
@@ -58,7 +59,7 @@ def found():
         "lora": (0.7, 0.2, 3.0),
     }
     noise = {0: 0.0, 1: 0.01, 2: -0.01}
-    questions = audit.plan("audit-quick")
+    questions = plan.plan("audit-quick")
     out = {}
     for question, cells in questions.items():
         out[question] = {}
@@ -80,12 +81,12 @@ def found():
 def test_measures_by_hand():
     cell = small("audit", "table2", "lora", published())
     run = made_up(cell, 4, [[0.6], [0.5, 0.8], [0.4, 0.9, 0.7]], ratio=math.e, update=0.01)
-    m = audit_measures.measures(run)
+    m = measures.measures(run)
     assert (m.seed, m.learned, m.acc) == (4, pytest.approx(0.7), pytest.approx(2.0 / 3))
     assert m.forgetting == pytest.approx(((0.6 - 0.4) + (0.8 - 0.9)) / 2)
     assert (m.ratio, m.nats) == (pytest.approx(math.e), pytest.approx(1))
     assert m.update == pytest.approx(0.03)
-    assert audit_measures.measures(made_up(cell, 0, matrix(0.5), status="diverged")) is None
+    assert measures.measures(made_up(cell, 0, matrix(0.5), status="diverged")) is None
 
 
 def test_equal_gain_by_hand():
@@ -94,12 +95,12 @@ def test_equal_gain_by_hand():
     low = [made_up(cell, s, matrix(0.5)) for s in (0, 1)]
     high = [made_up(cell, 0, matrix(0.7), math.e), made_up(cell, 1, matrix(0.5), math.e)]
     sweep = {0.1: high, 0.001: low}
-    assert audit_measures.at_equal_gain(sweep, 0.6, "nats") == {0: pytest.approx(0.5)}
-    assert audit_measures.at_equal_gain(sweep, 0.8, "nats") == {}
+    assert measures.at_equal_gain(sweep, 0.6, "nats") == {0: pytest.approx(0.5)}
+    assert measures.at_equal_gain(sweep, 0.8, "nats") == {}
 
 
 def test_head_only_table_pairs_by_seed(found):
-    table = audit_tables.head_only(found["head-only"])
+    table = tables.head_only(found["head-only"])
     rows = {row[0]: row for row in table.rows}
     assert rows["small GPT-2: CURLoRA-16"][5] == "+0.000 (+0.000 to +0.000)"
     assert rows["small GPT-2: CURLoRA-16"][6] == "1.000"
@@ -149,23 +150,23 @@ def test_a_claim_turns_with_its_evidence(found):
 
 
 def test_without_runs_nothing_is_claimed():
-    table = claims_table({question: {} for question in audit_tables.ALL}, {"lora": 2, "curlora": 1})
+    table = claims_table({question: {} for question in tables.ALL}, {"lora": 2, "curlora": 1})
     judged = [
         row[1] for row in table.rows if "Mistral" not in row[0] and "parameters" not in row[0]
     ]
     assert set(judged) == {"not known: runs are missing"}
 
 
-@pytest.mark.parametrize("question", audit_tables.ALL)
+@pytest.mark.parametrize("question", tables.ALL)
 def test_every_question_has_table_figure_and_words(found, question):
-    for make in audit_tables.ALL[question].values():
+    for make in tables.ALL[question].values():
         table = make(found[question])
         assert table.rows and all(len(row) == len(table.columns) for row in table.rows)
         assert "nan" not in table.markdown()
-    assert audit_figures.ALL[question](found[question]).axes
-    assert "nan" not in audit_words.ALL[question](found[question])
+    assert figures.ALL[question](found[question]).axes
+    assert "nan" not in words.ALL[question](found[question])
     one = {cell: runs[:1] for cell, runs in found[question].items()}  # a single seed
-    for make in audit_tables.ALL[question].values():
+    for make in tables.ALL[question].values():
         make(one)
-    audit_figures.ALL[question](one)
-    audit_words.ALL[question](one)
+    figures.ALL[question](one)
+    words.ALL[question](one)

@@ -1,7 +1,7 @@
 """What the benchmark measured -> figures: step time and memory of every contender."""
 
-from . import figures
-from .bench_tables import LABELS, NEAR, by_device, middle, one, order
+from .. import figures
+from .tables import LABELS, NEAR, by_device, middle, one, order
 
 STYLES = {
     "curlora": figures.STYLES["curlora"],

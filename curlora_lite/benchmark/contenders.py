@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from .adapter_files import save_adapter
-from .adapters import CURLoRAConfig, adapter_layers, add_adapters
-from .checks import known
+from ..adapter_files import save_adapter
+from ..adapters import CURLoRAConfig, adapter_layers, add_adapters
+from ..checks import known
 
 
 class _OtherwiseCURLoRA(nn.Module):
@@ -100,15 +100,6 @@ def _has_conv1d(model, targets):
 def projections(model, targets):
     """(name, module) of the projections of `model` that `targets` name."""
     return [(n, m) for n, m in model.named_modules() if n.rsplit(".", 1)[-1] in targets]
-
-
-def vera_rank(model, targets, rank):
-    """The rank at which VeRA trains about as many numbers as CURLoRA at `rank`, at least 1.
-
-    VeRA trains its rank and its output width a projection: often more than r x r at any rank.
-    """
-    widths = [m.weight.shape[int(isinstance(m, Conv1D))] for _, m in projections(model, targets)]
-    return max(1, round(rank**2 - sum(widths) / len(widths)))
 
 
 @dataclass(frozen=True)

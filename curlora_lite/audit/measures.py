@@ -4,8 +4,8 @@ import itertools
 import statistics
 from dataclasses import dataclass
 
-from . import metrics
-from .tables import MODEL_LABELS
+from .. import metrics
+from ..tables import MODEL_LABELS
 
 FLAT = 0.01  # perplexity within 1 % counts as unchanged
 

@@ -8,8 +8,8 @@ seed. Conditions of different studies that are the same share their runs. Questi
 import dataclasses
 from dataclasses import dataclass
 
-from . import grids, models, profiles, records
-from .protocol import CHOICES, Protocol
+from .. import grids, models, profiles, records
+from ..protocol import CHOICES, Protocol
 
 RANK = 16
 # six learning rates over three decades, for the sweeps; what trains few numbers needs larger ones

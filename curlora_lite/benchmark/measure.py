@@ -18,7 +18,9 @@ from torch.utils.benchmark import Timer
 from tqdm.auto import tqdm
 from transformers.pytorch_utils import Conv1D
 
-from . import contenders, fetch, memory, models, records
+from .. import fetch, memory, models, records
+from ..rivals import vera_rank
+from . import contenders
 
 RANKS, QUICK_RANKS = (8, 16, 24), (16,)
 DTYPES = ("fp32", "bf16")
@@ -125,7 +127,7 @@ def _added(subject, model, ranks, device):
     weights = [m.weight for _, m in contenders.projections(model, subject.targets)]
     for kind, rank in plan(subject, ranks):
         if kind == "vera":
-            rank = contenders.vera_rank(model, subject.targets, rank)
+            rank = vera_rank(model, subject.targets, rank)
         adding, reading = [], []
         for _ in range(1 if kind in ("limit", "factored", "dense") else REPEATS):
             bare = contenders.shared_copy(model)

@@ -2,10 +2,10 @@
 
 import statistics
 
-from . import metrics, paper, profiles, training
-from .audit_measures import mean, place, values
-from .audit_tables import difference, majority, movement_sweeps, selection_label, switch_label
-from .figures import STYLES, new, plain
+from .. import metrics, paper, profiles, training
+from ..figures import STYLES, new, plain
+from .measures import mean, place, values
+from .tables import difference, majority, movement_sweeps, selection_label, switch_label
 
 # Okabe and Ito's colours, a marker each.
 MOVERS = {

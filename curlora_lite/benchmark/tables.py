@@ -5,8 +5,8 @@ import statistics
 
 import numpy as np
 
+from ..tables import Table
 from .contenders import KINDS
-from .tables import Table
 
 NEAR = 1.05  # forward and backward of a whole model, at most so many times the frozen model's
 ENOUGH = 5  # rounds, to say met or missed

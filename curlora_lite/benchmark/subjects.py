@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoConfig, AutoModel
 
-from . import models
+from .. import models
 
 MISTRAL, GPT2 = "Mistral-7B-v0.3", "GPT-2 Large"
 

@@ -2,9 +2,10 @@
 
 import statistics
 
-from . import audit_measures, metrics
-from .audit_measures import difference, mean, place, values
-from .audit_tables import (
+from .. import metrics
+from ..protocol import Protocol
+from .measures import at_equal_gain, difference, mean, place, values
+from .tables import (
     gains,
     majority,
     movement_sweeps,
@@ -14,7 +15,6 @@ from .audit_tables import (
     selection_label,
     switch_label,
 )
-from .protocol import Protocol
 
 
 def head_only(found):
@@ -121,7 +121,7 @@ def movement(found):
         costs = {}
         for name, sweep in movement_sweeps(found).items():
             seeds = {run.spec["seed"] for runs in sweep.values() for run in runs}
-            paid = audit_measures.at_equal_gain(sweep, level, "nats")
+            paid = at_equal_gain(sweep, level, "nats")
             if 2 * len(paid) > len(seeds):
                 costs[name] = statistics.fmean(paid.values())
         order = sorted(costs, key=costs.get)

@@ -2,10 +2,11 @@
 
 import statistics
 
-from . import audit, audit_measures, metrics, paper, profiles, training
-from .audit_measures import difference, mean, measures, place, values
-from .protocol import Protocol
-from .tables import Table
+from .. import metrics, paper, profiles, training
+from ..protocol import Protocol
+from ..tables import Table
+from . import plan
+from .measures import at_equal_gain, difference, mean, measures, place, values
 
 INTERVAL = "In brackets: 95 % interval by Student's t over seeds."
 PAIRED = "Differences: pairs of runs of the same seed and rows; p by the paired t test, Holm's."
@@ -128,7 +129,7 @@ def collapse(found):
                 shown = [_sweep_cell(cells.get(rate, []), measure, text) for rate in rates]
                 rows.append((f"{init} init, {scaling}: {label}", *shown))
     notes = (
-        f"LoRA-{audit.RANK}, published protocol but for what is named; small GPT-2. {BALANCED} "
+        f"LoRA-{plan.RANK}, published protocol but for what is named; small GPT-2. {BALANCED} "
         f"{INTERVAL} Perplexity: after over before, geometric mean over seeds. "
         "Diverged: a loss was not finite.",
     )
@@ -183,9 +184,9 @@ def schedule(found):
     """Question 4: the rates that are really applied at the paper's own sizes."""
     rows = []
     for table, name in (("table1", "mistral-7b"), ("table2", "gpt2-large")):
-        plan = profiles.profile_named(name).tables[table]
-        for task in plan.tasks:
-            steps = task.epochs * -(-task.train_rows // plan.batch)
+        sizes = profiles.profile_named(name).tables[table]
+        for task in sizes.tasks:
+            steps = task.epochs * -(-task.train_rows // sizes.batch)
             cells = [f"{paper.MODELS[table]}: {task.name}", str(steps)]
             for kind in ("records", "steps"):
                 rates = [training.rate(i, steps, task.peak, kind) for i in range(steps)]
@@ -263,7 +264,7 @@ def selection(found):
         "Shift", "ACC", "ACC over the first", "p", "Perplexity",
     )  # fmt: skip
     notes = (
-        f"CURLoRA-{audit.RANK}, published protocol but for the selection; small GPT-2, after the "
+        f"CURLoRA-{plan.RANK}, published protocol but for the selection; small GPT-2, after the "
         f"last task, means over projections. {BALANCED} Rank: effective rank (Roy and Vetterli). "
         f"Bound: Eq. 14. Shift: Eq. 15, relative to the output. {INTERVAL} {PAIRED}",
     )
@@ -303,7 +304,7 @@ def movement(found):
         cells = []
         for level in levels:
             for measure in ("nats", "forgetting"):
-                paid = audit_measures.at_equal_gain(sweep, level, measure)
+                paid = at_equal_gain(sweep, level, measure)
                 seeds = {run.spec["seed"] for runs in sweep.values() for run in runs}
                 reached = f" [{len(paid)} of {len(seeds)}]" if len(paid) < len(seeds) else ""
                 cells.append(over_seeds(paid.values()) + reached)

@@ -7,11 +7,11 @@ Words follow from the numbers by the rules here; no number is typed. A differenc
 import statistics
 from dataclasses import dataclass
 
-from . import audit_measures, metrics
-from .audit_measures import FLAT, difference, mean, place, values
-from .audit_tables import gains, majority, movement_sweeps, paired_text, ratio_text, signed
-from .protocol import Protocol
-from .tables import Table
+from .. import metrics
+from ..protocol import Protocol
+from ..tables import Table
+from .measures import FLAT, at_equal_gain, difference, mean, place, values
+from .tables import gains, majority, movement_sweeps, paired_text, ratio_text, signed
 
 UNKNOWN = "not known: runs are missing"
 LEARNED = 0.9  # what the paper's tables have for Sentiment140, at least
@@ -130,7 +130,7 @@ def _equal_gain(found, measure):
     if not ours or not theirs:
         return UNKNOWN, []
     level = gains(found["movement"])[0]
-    a, b = (audit_measures.at_equal_gain(sweep, level, measure) for sweep in (ours, theirs))
+    a, b = (at_equal_gain(sweep, level, measure) for sweep in (ours, theirs))
     seeds = sorted(a.keys() & b.keys())
     everywhere = {run.spec["seed"] for runs in ours.values() for run in runs}
     if len(seeds) < 2:

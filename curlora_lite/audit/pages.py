@@ -2,9 +2,10 @@
 
 from IPython.display import Markdown
 
-from . import audit_figures, audit_tables, audit_words, figures
+from ..figures import save
+from ..source_tables import counted
+from . import figures, tables, words
 from .claims import claims_table
-from .source_tables import counted
 
 
 def page(question, found, folder):
@@ -13,22 +14,22 @@ def page(question, found, folder):
     found: {Condition: records} of this question. A question without a finished run gives a line
     that says so.
     """
-    if not audit_tables.has_results(found):
+    if not tables.has_results(found):
         return [Markdown("No run of this question is there.")]
     shown = []
-    for name, make in audit_tables.ALL[question].items():
+    for name, make in tables.ALL[question].items():
         table = make(found)
         table.save(folder / "tables" / name)
         shown.append(table)
-    figure = audit_figures.ALL[question](found)
-    figures.save(figure, folder / "figures" / question.replace("-", "_"))
-    return [*shown, figure, Markdown(f"**What follows.** {audit_words.ALL[question](found)}")]
+    figure = figures.ALL[question](found)
+    save(figure, folder / "figures" / question.replace("-", "_"))
+    return [*shown, figure, Markdown(f"**What follows.** {words.ALL[question](found)}")]
 
 
 def last_page(found, folder):
     """The claims table and what the audit took; saved, returned to be displayed."""
     claims = claims_table(found, counted("Mistral-7B-v0.3", 16))
     claims.save(folder / "claims")
-    took = audit_tables.compute(found)
+    took = tables.compute(found)
     took.save(folder / "tables" / "compute")
     return [claims, took]
