@@ -201,17 +201,20 @@ def bench(options):
     """Measure ours beside its alternatives; tables and figures, and its README's tables filled."""
     from . import figures, models
     from .benchmark import figures as drawn
-    from .benchmark import measure, subjects, tables
+    from .benchmark import measure, stages, subjects, tables
 
     folder = records.ROOT / "results" / ("benchmarks-quick" if options.quick else "benchmarks")
     if not options.tables:
         _quiet()
         chosen = subjects.subjects()
         print(measure.announcement(chosen, options.quick), flush=True)
-        models.prepare("smollm2-135m")
-        measure.save(measure.measure(chosen, options.quick), folder)
+        for name in models.EMBEDDED:
+            models.prepare(name)
+        measured = measure.measure(chosen, options.quick)
+        measure.save({**measured, **stages.measure(options.quick)}, folder)
     result = measure.load(folder)
-    made = tables.tables(result)
+    runs = [records.load(path) for path in sorted(records.runs_folder("embedded").glob("*.json"))]
+    made = {**tables.tables(result), "stages": stages.table(result, runs)}
     for name, table in made.items():
         table.save(folder / "tables" / name)
     for name, figure in drawn.draw(result).items():

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from curlora_lite import adapter_layers, cli, figures, records, rivals
-from curlora_lite.benchmark import contenders, measure, subjects, tables
+from curlora_lite.benchmark import contenders, measure, stages, subjects, tables
 
 QKV = ("q_proj", "k_proj", "v_proj")
 
@@ -190,6 +190,38 @@ def made_up():
     }
 
 
+def made_up_stages():
+    seconds = {"before": [2.0, 3.0, 4.0], "after": [1.0, 1.0, 1.0]}
+    stage = {"stage": "training", "before": "slow", "after": "fast", "seconds": seconds}
+    # 2 x 100 x 10 x 50 operations in a millisecond: 0.1 GFLOP/s
+    product = {"shape": (100, 10, 50), "precision": "bf16", "seconds": [0.001]}
+    return {"stages": [stage], "product": product}
+
+
+def test_stages_and_their_bound_by_hand():
+    """1,000 tokens at 4 operations a weight, and 3,000 read once in three epochs at 2 each."""
+    spec = {"model": {"name": "smollm2-135m"}, "table": "table1", "tasks": [{"epochs": 3}]}
+    runs = [
+        records.RunRecord(
+            {**spec, "method": method},
+            stages=[{"training": {"tokens": tokens, "seconds": 60.0}, "scoring_seconds": 30.0}],
+            seconds=120.0,
+        )
+        for method, tokens in (("curlora", 1000), ("head-only", 3000))
+    ]
+    assert stages.operations(runs) == stages.WEIGHTS * (1000 * 4 + 1000 * 2)
+    table = stages.table(made_up_stages(), runs)
+    assert table.rows == (("training", "slow: 3.00 s", "fast: 1.00 s", "3.00 (2.00 to 4.00)"),)
+    assert "at 0 GFLOP/s in bf16" in table.notes[1]
+    assert "2.0 were taken. Scoring took 1.0, perplexity and loading 1.0," in table.notes[1]
+    assert len(stages.table(made_up_stages(), []).notes) == 1
+
+
+def test_the_weights_that_smollm2_multiplies():
+    """134,515,008 in all, less the embedding and the 61 norms of 576."""
+    assert stages.WEIGHTS == 134_515_008 - 49_152 * 576 - 61 * 576
+
+
 def test_verdicts():
     """Five rounds: the interval is the range."""
     found = {(v["target"], v["rank"]): v for v in tables.verdicts(made_up())}
@@ -272,6 +304,7 @@ def small_bench(monkeypatch, tmp_path, llama):
     ]  # fmt: skip
     monkeypatch.setattr(subjects, "subjects", lambda: chosen)
     monkeypatch.setattr(measure.models, "prepare", lambda name: None)
+    monkeypatch.setattr(stages, "measure", lambda quick: made_up_stages())
     monkeypatch.setattr(measure, "BLOCK", 0.0)
     monkeypatch.setattr(measure, "devices", lambda: ["cpu"])
     monkeypatch.setattr(records, "ROOT", tmp_path)
