@@ -217,5 +217,6 @@ def _bounds(product, records):
         f"{len(first)} runs is {work / 1e12:.0f} TFLOP in such products: {work / speed / 60:.1f} "
         f"minutes of one core at that speed with nothing else; {spent['training'] / 60:.1f} were "
         f"taken. Scoring took {spent['scoring'] / 60:.1f}, perplexity and loading "
-        f"{other / 60:.1f}, all of Table 2 {second / 60:.1f} minutes of one core; two run side by side."
+        f"{other / 60:.1f}, all of Table 2 {second / 60:.1f} minutes of one core; two run side "
+        "by side."
     ]
