@@ -107,7 +107,7 @@ reliability: $(READY) ## kill grids, try made-up inputs; counts into results/rel
 readme: $(READY) ## put the committed tables into README.md
 	@$(RUN) readme
 
-bench: $(READY) ## speed and memory beside LoRA and others, into results/benchmarks, 12 minutes on two idle cores (QUICK=1: one or two; TABLES=1: tables anew)
+bench: $(READY) ## speed and memory beside LoRA and others, into results/benchmarks, 14 minutes on two idle cores (QUICK=1: two; TABLES=1: tables anew)
 	@$(RUN) bench $(if $(filter-out 0,$(QUICK)),--quick) $(if $(filter-out 0,$(TABLES)),--tables)
 
 audit-deps: $(READY) ## known vulnerabilities of the locked versions, by pip-audit, where it can ask

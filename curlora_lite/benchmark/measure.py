@@ -64,7 +64,7 @@ def announcement(chosen, quick=False):
         f"({', '.join(subject.label for subject in chosen)}), in {' and '.join(DTYPES)}, training "
         f"and forward, at rank {', '.join(map(str, ranks))}, on {' and '.join(devices())} with "
         f"{memory.cores()} cores: "
-        + ("one round, a minute or two" if quick else f"about {2 + timed / 60:.0f} minutes")
+        + ("one round, a minute or two" if quick else f"about {4 + timed / 60:.0f} minutes")
     )
 
 
