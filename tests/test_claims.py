@@ -5,7 +5,7 @@ import math
 import pytest
 
 from curlora_lite import records
-from curlora_lite.audit import figures, measures, plan, tables, words
+from curlora_lite.audit import figures, measures, pages, plan, tables, words
 from curlora_lite.audit.claims import claims_table
 from curlora_lite.audit.plan import corrected, published, small
 
@@ -170,3 +170,21 @@ def test_every_question_has_table_figure_and_words(found, question):
         make(one)
     figures.ALL[question](one)
     words.ALL[question](one)
+
+
+def test_pages_are_saved_and_say_what_is_missing(found, tmp_path):
+    for question, cells in found.items():
+        shown = pages.page(question, cells, tmp_path)
+        assert "What follows." in shown[-1].data
+    without = {c: runs for c, runs in found["movement"].items() if c.method != "head-only"}
+    (line,) = pages.page("movement", without, tmp_path)
+    assert "not there" in line.data
+    pages.last_page(found, tmp_path)
+    pages.last_page({**found, "movement": without}, tmp_path)
+    made = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
+    assert {
+        "claims.tex",
+        "tables/movement.md",
+        "tables/compute.csv",
+        "figures/movement.png",
+    } <= made

@@ -11,7 +11,7 @@ from .. import metrics
 from ..protocol import Protocol
 from ..tables import Table
 from .measures import FLAT, at_equal_gain, difference, mean, place, values
-from .tables import gains, majority, movement_sweeps, paired_text, ratio_text, signed
+from .tables import gains, has_results, majority, movement_sweeps, paired_text, ratio_text, signed
 
 UNKNOWN = "not known: runs are missing"
 LEARNED = 0.9  # what the paper's tables have for Sentiment140, at least
@@ -127,7 +127,7 @@ def _equal_gain(found, measure):
     """
     sweeps = movement_sweeps(found.get("movement", {}))
     ours, theirs = sweeps.get("CURLoRA-16"), sweeps.get("LoRA-16, usual init")
-    if not ours or not theirs:
+    if not ours or not theirs or not has_results("movement", found["movement"]):
         return UNKNOWN, []
     level = gains(found["movement"])[0]
     a, b = (at_equal_gain(sweep, level, measure) for sweep in (ours, theirs))

@@ -11,11 +11,11 @@ from .claims import claims_table
 def page(question, found, folder):
     """A question's tables, figure and conclusion; saved below `folder`, returned to be displayed.
 
-    found: {Condition: records} of this question. A question without a finished run gives a line
-    that says so.
+    found: {Condition: records} of this question. A question without the runs that it needs gives a
+    line that says so.
     """
-    if not tables.has_results(found):
-        return [Markdown("No run of this question is there.")]
+    if not tables.has_results(question, found):
+        return [Markdown("The runs that this question needs are not there.")]
     shown = []
     for name, make in tables.ALL[question].items():
         table = make(found)

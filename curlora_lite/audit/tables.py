@@ -393,6 +393,7 @@ ALL = {
 }
 
 
-def has_results(found):
-    """Whether any run of these Conditions finished."""
-    return any(measures(run) for runs in found.values() for run in runs)
+def has_results(question, found):
+    """Whether runs of these Conditions finished; head only among them where it is compared with."""
+    done = {cell.method for cell, runs in found.items() if any(map(measures, runs))}
+    return bool(done) and (question not in ("head-only", "movement") or "head-only" in done)
