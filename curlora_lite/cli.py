@@ -160,8 +160,11 @@ def audit(options):
     )
     plan.run(questions, seeds, own=True, workers=options.workers)
     folder = records.outputs(options.profile)
-    given = {"profile": options.profile, "seeds": list(seeds), "real": options.real}
+    given = {"profile": options.profile, "seeds": list(seeds)}  # shows what there is of real data
     execute("audit", given, target=folder / "notebooks" / "audit.ipynb")
+    page = folder / "README.md"
+    if page.exists():
+        page.write_text(filled(page.read_text(), table_text))
     print("\n" + (folder / "claims.md").read_text())
     print(f"tables, figures, notebook and records: {folder.relative_to(records.ROOT)}/")
     print(f"{len(missing)} runs computed in {_duration(time.perf_counter() - start)}")

@@ -13,10 +13,10 @@ MOVERS = {
     "LoRA-16, authors init": STYLES["lora"],
     "LoRA-16, usual init": {"color": "#E69F00", "marker": "v"},
     "CURLoRA-16": STYLES["curlora"],
-    "Full fine-tuning-16": {"color": "#000000", "marker": "D"},
+    "Full fine-tuning": {"color": "#000000", "marker": "D"},
     "LoRA (PEFT)-16": {"color": "#CC79A7", "marker": "<"},
-    "VeRA (PEFT)-16": {"color": "#009E73", "marker": "P"},
-    "OSF (PEFT)-16": {"color": "#56B4E9", "marker": "X"},
+    "VeRA (PEFT)": {"color": "#009E73", "marker": "P"},
+    "OSF (PEFT)": {"color": "#56B4E9", "marker": "X"},
 }
 DOTTED = {"color": "black", "linewidth": 0.9, "linestyle": ":"}
 OTHER = {"color": "#0072B2", "marker": "o"}

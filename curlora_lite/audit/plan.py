@@ -16,7 +16,7 @@ RANK = 16
 RATES = (1e-4, 4e-4, 1.6e-3, 6.3e-3, 2.5e-2, 1e-1)
 FEW = {"curlora": 10, "vera": 10}
 MOVERS = ("lora", "curlora", "full", *profiles.BESIDE[1:])  # whose frontier is drawn
-SCORED = {"labels", "sentiment_eval", "perplexity"}  # switches of the scores, not of the training
+SCORED = {"sentiment_eval", "perplexity"}  # switches of the scores, not of the training
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Condition:
     @property
     def name(self):
         """The method as tables call it, with LoRA's initialisation."""
-        label = profiles.method_label(self.method, self.rank)
+        ranked = self.method in ("lora", "curlora", "peft-lora")
+        label = profiles.method_label(self.method, self.rank if ranked else None)
         return f"{label}, {self.protocol.lora_init} init" if self.method == "lora" else label
 
 
