@@ -325,9 +325,9 @@ PROFILES = {
         ),
         _embedded(
             "embedded-quick",
-            train1=(16, 48, 64),
+            train1=(16, 32, 48),
             train2=(96, 480, 320),
-            scored1=(100, 150, 200),
+            scored1=(80, 100, 150),
             scored2=(150, 200, 200),
             text_tokens=1024,
             ranks=(8,),
