@@ -119,7 +119,7 @@ def test_claims_follow_from_the_records(found):
     assert forgets[0] == "yes"
     assert forgets[1] == "yes"  # LoRA lost 0.2 there too
     assert by["maintaining base model's perplexity scores fixed"][0] == "yes"
-    assert by["very good and stable task accuracy"][0].endswith("frozen model: no")
+    assert by["very good and stable task accuracy"][0].endswith("frozen model: undecided")
     assert "25 times fewer" in by["significantly reducing the number of trainable parameters"][2]
     assert rows["all of this for Mistral-7B (§7, Table 1)"][0] == "cannot be decided here"
     learned = next(row for name, row in rows.items() if name.startswith("Sentiment140"))
@@ -145,7 +145,7 @@ def test_a_claim_turns_with_its_evidence(found):
             for s in SEEDS
         ]
     table = claims_table({**found, "head-only": swapped}, {"lora": 100, "curlora": 4})
-    assert table.rows[0][1] == "no"
+    assert table.rows[0][1] == "no"  # it forgets more
     assert table.rows[1][1] == "no"
 
 

@@ -94,9 +94,13 @@ def _said(pair):
     return "more" if pair.low > 0 else "less" if pair.high < 0 else "not distinguishable"
 
 
-def _together(verdicts):
-    """One word for the verdicts of several models, or `differently by model`."""
-    return verdicts[0] if len(set(verdicts)) == 1 else "differently by model"
+def _judged(verdicts, wanted, contrary):
+    """`yes`, `in part` or `no` by the verdicts of several models; else `undecided`."""
+    if set(verdicts) == {wanted}:
+        return "yes"
+    if wanted in verdicts:
+        return "in part"
+    return "no" if contrary in verdicts else "undecided"
 
 
 def _forgetting(found, _):
@@ -112,14 +116,14 @@ def _forgetting(found, _):
             evidence.append(f"{where}: CURLoRA's forgetting less LoRA's {paired_text(pair)}")
     if not verdicts:
         return Verdict(UNKNOWN, UNKNOWN, "", "")
-    holds = "yes" if set(verdicts) == {"less"} else "in part" if "less" in verdicts else "no"
+    holds = _judged(verdicts, "less", "more")
     corrected, said = _equal_gain(found, "forgetting")
     return Verdict(
         holds,
         corrected,
         "; ".join([*evidence, *said, "figures/movement"]),
-        f"Against the author's LoRA, CURLoRA forgets {_together(verdicts)}; where both have "
-        "learned as much, " + _ahead(corrected, "forgets less", "has lost more"),
+        f"That CURLoRA forgets less than the author's LoRA: {holds}; where both have learned as "
+        "much, " + _ahead(corrected, "forgets less", "has lost more"),
     )
 
 
@@ -207,7 +211,7 @@ def _accuracy(found, _):
     bounds = [metrics.t_interval(one)[2] for one in lost if len(one) > 1]
     kept = bool(bounds) and max(bounds) <= MARGIN
     stable = f"stable: {'yes' if kept else 'not shown'}; above a head on the frozen model: "
-    above = "yes" if set(verdicts) == {"more"} else "in part" if "more" in verdicts else "no"
+    above = _judged(verdicts, "more", "less")
     fixed = difference(
         _runs(found, "factors", "curlora", Protocol.corrected()),
         _runs(found, "movement", "head-only", Protocol.corrected()),
@@ -222,7 +226,7 @@ def _accuracy(found, _):
         "; ".join([*evidence, "figures/head_only"]),
         ("CURLoRA's task accuracy is stable" if kept else "Stability is not shown by these seeds")
         + "; above a head trained on the frozen model: "
-        + f"{above if above != 'no' else 'not shown'}.",
+        + f"{above}.",
     )
 
 
