@@ -97,8 +97,9 @@ def notebooks(profile):
     from . import profiles
 
     chosen = profiles.profile_named(profile)
-    handling = ["00_quickstart", "01_cur_layer", "finetune_causal_lm"]
-    first = handling if chosen.source == "embedded" else []
+    first = ["00_quickstart", "01_cur_layer"] if chosen.source == "embedded" else []
+    if profile == "embedded":  # QUICK does without
+        first.append("finetune_causal_lm")
     return [*first, *(TABLE_NOTEBOOKS[table] for table in chosen.tables), "report"]
 
 
