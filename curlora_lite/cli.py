@@ -163,9 +163,7 @@ def audit(options):
     folder = records.outputs(options.profile)
     given = {"profile": options.profile, "seeds": list(seeds)}  # shows what there is of real data
     execute("audit", given, target=folder / "notebooks" / "audit.ipynb")
-    page = folder / "README.md"
-    if page.exists():
-        page.write_text(filled(page.read_text(), table_text))
+    _fill(folder / "README.md")
     print("\n" + (folder / "claims.md").read_text())
     print(f"tables, figures, notebook and records: {folder.relative_to(records.ROOT)}/")
     print(f"{len(missing)} runs computed in {_duration(time.perf_counter() - start)}")
@@ -223,9 +221,7 @@ def bench(options):
         table.save(folder / "tables" / name)
     for name, figure in drawn.draw(result).items():
         figures.save(figure, folder / "figures" / name)
-    page = folder / "README.md"
-    if page.exists():
-        page.write_text(filled(page.read_text(), table_text))
+    _fill(folder / "README.md")
     print("\n".join(["", made["targets"].markdown(), made["training"].markdown()]))
     print(f"tables, figures and raw times: {folder.relative_to(records.ROOT)}/")
 
@@ -305,7 +301,12 @@ def spread(_):
 def readme(_):
     """Put tables between the marks of the READMEs, so that no number there is typed."""
     for path in (records.ROOT / "README.md", *(records.ROOT / "results").glob("*/README.md")):
-        path.write_text(filled(path.read_text(), table_text))
+        _fill(path)
+
+
+def _fill(page):
+    if page.exists():
+        page.write_text(filled(page.read_text(), table_text))
 
 
 def table_text(profile, name):

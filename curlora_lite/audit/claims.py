@@ -8,9 +8,10 @@ import statistics
 from dataclasses import dataclass
 
 from .. import metrics
+from ..findings import SAME
 from ..protocol import Protocol
 from ..tables import Table
-from .measures import FLAT, at_equal_gain, difference, mean, place, values
+from .measures import at_equal_gain, difference, mean, place, values
 from .plan import RANK
 from .tables import gains, has_results, majority, movement_sweeps, paired_text, ratio_text, signed
 
@@ -164,7 +165,7 @@ def _perplexity(found, _):
         runs = _runs(found, "head-only", "curlora", where=where)
         ratios = list(values(runs, "ratio").values())
         if ratios:
-            kept.append(all(abs(r - 1) <= FLAT for r in ratios))
+            kept.append(_unchanged(ratios))
             evidence.append(f"{where}: {ratio_text(ratios)} ({len(ratios)} runs)")
     if not kept:
         return Verdict(UNKNOWN, UNKNOWN, "", "")
@@ -172,17 +173,19 @@ def _perplexity(found, _):
     ratios = list(values(fixed, "ratio").values())
     if ratios:
         evidence.append(f"corrected: {ratio_text(ratios)}")
-    corrected = UNKNOWN if not ratios else _yes(all(abs(r - 1) <= FLAT for r in ratios))
+    corrected = UNKNOWN if not ratios else _yes(_unchanged(ratios))
     sweep = movement_sweeps(found.get("movement", {})).get("CURLoRA-16", {})
     largest = [m for m in (mean(runs, "ratio") for runs in sweep.values()) if m is not None]
     if largest:
         evidence.append(f"at the largest learning rates up to ×{max(largest):,.1f}")
-    where = (
-        "in every model here" if all(kept) else "in some models only" if any(kept) else "nowhere"
-    )
-    honest = f"At the profiles' own learning rates CURLoRA-16 keeps perplexity within 1 % {where}; "
+    at = "in every model here" if all(kept) else "in some models only" if any(kept) else "nowhere"
+    honest = f"At the profiles' own learning rates CURLoRA-16 keeps perplexity within 1 % {at}; "
     honest += "the rank and the rate decide."
     return Verdict(_yes(all(kept)), corrected, "; ".join(evidence), honest)
+
+
+def _unchanged(ratios):
+    return all(abs(ratio - 1) <= SAME for ratio in ratios)
 
 
 def _yes(holds):
@@ -299,10 +302,10 @@ def _mean_update(run, stage):
 
 
 def _lora_collapses(found, _):
-    evidence, worse, raised = [], [], []
+    evidence, worse, raised = [], [], {}
     for where in _places(found):
         ours = _runs(found, "head-only", "lora", Protocol.published(), where)
-        raised += values(ours, "ratio").values()
+        raised[where] = values(ours, "ratio").values()
         usual = _runs(found, "head-only", "lora", _usual(), where)
         pair = difference(ours, usual, "nats")
         if pair:
@@ -319,7 +322,10 @@ def _lora_collapses(found, _):
     if ratios:
         evidence.append(f"corrected: {ratio_text(ratios)}")
     return Verdict(
-        f"{ratio_text(raised)} with the authors' initialisation",
+        "with the authors' initialisation: "
+        + ", ".join(
+            f"{ratio_text(ratios)} ({where})" for where, ratios in raised.items() if ratios
+        ),
         UNKNOWN if not ratios else f"{ratio_text(ratios)} at the same learning rate",
         "; ".join([*evidence, "figures/collapse"]),
         "The author's initialisation of LoRA does more damage to perplexity than the usual one."

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from .. import metrics
 from ..tables import MODEL_LABELS
 
-FLAT = 0.01  # perplexity within 1 % counts as unchanged
-
 
 @dataclass(frozen=True)
 class Measures:
