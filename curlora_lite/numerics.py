@@ -14,6 +14,7 @@ from pathlib import Path
 # is here or below.
 NUMERICAL = (
     "adapters",
+    "checkpoints",
     "continual",
     "cur",
     "geometry",

@@ -22,7 +22,7 @@ def made_up_grid(runs):
     return profiles.grid("embedded", "table1", ranks=ranks, methods=["lora"])
 
 
-def made_up(spec, progress):
+def made_up(spec, progress, checkpoint):
     """A run in some milliseconds: numbers from the spec alone, a record of usual size."""
     chance = random.Random(int(hashlib.sha256(spec.key.encode()).hexdigest()[:8], 16))
     progress("loading the model")
@@ -49,11 +49,11 @@ def started(specs, folder, run=made_up, log=None):
         os._exit(1)
 
 
-def _logged(run, log, spec, progress):
+def _logged(run, log, spec, *told):
     if log:
         with open(log, "a") as file:  # one write of one short line: whole, whoever else writes
             file.write(f"{spec.key}\n")
-    return run(spec, progress)
+    return run(spec, *told)
 
 
 def ended(pid):
