@@ -1,6 +1,7 @@
 """A run killed at any stage goes on from its checkpoint to the numbers of an undisturbed one."""
 
 import dataclasses
+import os
 
 import pytest
 import torch
@@ -131,3 +132,17 @@ def test_a_grid_keeps_checkpoints_while_it_computes_and_none_afterwards(tiny, mo
     found = grids.run_grid(specs, tiny, workers=1)
     assert list(folder.iterdir()) == []
     assert verify.plain(found[0]) == verify.plain(run(specs[0]))
+
+
+def test_on_a_gpu_only_repeatable_operations_are_allowed_and_the_setting_ends_with_the_run(tiny):
+    """No GPU here: the setting itself, and that a run's operations are none that it refuses."""
+    spec = small_grid("table2", methods=["curlora"])[0]
+    usual = continual.run(spec)
+    with continual._deterministic("cpu"):
+        assert not torch.are_deterministic_algorithms_enabled()
+    with continual._deterministic("cuda"):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert verify.plain(continual.run(spec)) == verify.plain(usual)
+    assert not torch.are_deterministic_algorithms_enabled()
