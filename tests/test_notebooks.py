@@ -86,6 +86,20 @@ def test_execution_passes_parameters_and_is_not_repeated(cache, tmp_path):
     assert cli.execute("in", {"x": 5}, source, target)
 
 
+def test_execution_is_repeated_when_a_record_of_any_profile_shown_changes(
+    cache, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(records, "runs_folder", lambda profile: tmp_path / profile)
+    source, target = one_cell_book(tmp_path / "in.ipynb", "print(x)"), tmp_path / "out.ipynb"
+    arguments = ("in", {"profile": "embedded"}, source, target, ("smollm2",))
+    assert cli.execute(*arguments)
+    for profile in ("embedded", "smollm2"):
+        assert not cli.execute(*arguments)
+        (tmp_path / profile).mkdir()
+        (tmp_path / profile / "run.json").write_text("{}")
+        assert cli.execute(*arguments)
+
+
 def test_a_notebook_that_fails_leaves_nothing(cache, tmp_path):
     source = one_cell_book(tmp_path / "in.ipynb", "raise RuntimeError(x)")
     target = tmp_path / "out" / "in.ipynb"
