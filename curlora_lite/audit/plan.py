@@ -99,8 +99,12 @@ def plan(profile="audit", real=False):
             for weighting in CHOICES["weighting"]
             for replacement in (False, True)  # the text's reading first: others are held against it
         ]
-        # Eq. 4 at every rate, the others where they move
-        + [small(*small2, "curlora", corrected(), rate=10 * rate) for rate in rates]
+        # Eq. 4 (and head only, to take its learning off) at every rate, the others where they move
+        + [
+            small(*small2, method, corrected(), rate=10 * rate)
+            for method in ("curlora", "head-only")
+            for rate in rates
+        ]
         + [
             small(*small2, "curlora", corrected(weighting=weighting), rate=10 * rate)
             for weighting in CHOICES["weighting"]
