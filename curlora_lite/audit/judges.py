@@ -50,13 +50,18 @@ def forgetting(found, _):
     parts[0] = f"CURLoRA's forgetting less LoRA's: {parts[0]}"
     holds = judged(verdicts, LESS, MORE)
     corrected, equal = _equal_gain(found, "forgetting")
-    ends = {"yes": "it forgets less.", "no": "it forgets more."}
+    level = f"{movement.LEVELS[0]:g} more than a head alone"
+    ends = {
+        "yes": f"where both learn {level} it forgets less.",
+        "no": f"where both learn {level} it forgets more.",
+        "not reached": f"it learns {level} in too few seeds to be compared there.",
+    }
     return Verdict(
         holds,
         corrected,
         evidence([*parts, *equal], "tables/movement_pairs", "figures/movement"),
-        f"That CURLoRA forgets less than the author's LoRA: {holds}; where both have learned as "
-        f"much, {ends.get(corrected, 'these runs do not decide it.')}",
+        f"That CURLoRA forgets less than the author's LoRA: {holds}; "
+        + ends.get(corrected, f"where both learn {level} these runs do not decide it."),
     )
 
 

@@ -168,30 +168,22 @@ def beyond(found):
     (_, rate, head), *cells = movement.best(found)
     pairs = [movement.gains(found, runs) for *_, runs in cells]
     parts = [
-        f"{name} {paired_text(pair, 2)}"
-        for (name, *_), pair in zip(cells, pairs, strict=True)
-        if pair
+        f"{name} {paired_text(pair)}" for (name, *_), pair in zip(cells, pairs, strict=True) if pair
     ]
     said = [
-        f"A head alone learns {over_seeds(values(head, 'learned').values(), 2)} at its best rate, "
-        f"{rate:g} (majority {majority(head):.2f}). Each method at its own best rate, over that: "
+        f"A head alone learns {over_seeds(values(head, 'learned').values())} at its best rate, "
+        f"{rate:g} (majority {majority(head):.3f}). Each method at its own best rate, over that: "
         + ("; ".join(parts) or "too few seeds")
     ]
     for level, by_method in movement.prices(found).items():
-        paid = {
-            name: statistics.fmean(one.nats.values())
+        reached = [
+            f"{name} in {len(one.nats)} of {one.seeds} seeds "
+            f"({statistics.fmean(one.nats.values()):.3f} nats)"
             for name, one in by_method.items()
-            if name != "Head only" and 2 * len(one.nats) > one.seeds
-        }
-        order = sorted(paid, key=paid.get)
-        shown = ", ".join(f"{name} {paid[name]:.3f}" for name in order) or "no method"
-        said.append(f"Nats paid for {level:g} more than that, least first: {shown}")
-    return (
-        ". ".join(said)
-        + ". Named are methods that learn as much in most seeds; "
-        + _pairs_said(found)
-        + "."
-    )
+            if one.nats
+        ]
+        said.append(f"{level:g} more is learned by " + (", ".join(reached) or "no method"))
+    return ". ".join(said) + ". " + _pairs_said(found) + "."
 
 
 def _pairs_said(found):
