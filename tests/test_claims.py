@@ -189,6 +189,25 @@ def test_a_level_that_nothing_reaches_is_left_out_and_named(found, monkeypatch):
     assert "reached by no method: +0.5." in table.notes[0]
 
 
+def test_peft_methods_have_no_norm_and_vera_is_named_where_it_trains_more(found):
+    cells = found["movement"]
+    for method, trained in (("vera", 1154), ("osf", 400), ("peft-lora", 24576)):
+        for rate in (0.001, 0.1):
+            cell = small("audit-quick", "table2", method, corrected(), rate=rate)
+            cells[cell] = [made_up(cell, s, matrix(0.65 + rate), 1.1) for s in SEEDS]
+            for run in cells[cell]:
+                run.trainable["adapter"] = trained
+                for stage in run.stages:
+                    stage["norms"] = {}  # their layers are PEFT's
+    for make in (*tables.ALL["movement"].values(), *figures.ALL["movement"].values()):
+        made = make(cells)
+    table = tables.movement.movement_best(cells)
+    rows = {row[0]: row for row in table.rows}
+    assert rows["VeRA (PEFT)"][1:3] == ("1,154", "0.1") and rows["VeRA (PEFT)"][-1] == ""
+    assert "still trains more than CURLoRA-16" in table.notes[-1]
+    assert "VeRA" in words.ALL["movement"](cells) and made.axes
+
+
 def test_equal_movement_by_hand():
     """Eq. 4 has 0.1 at a norm of 1 and 0.3 at 100; halfway in the logarithm, at 10, that is 0.2.
     Seed 1 has moved farther than Eq. 4 ever does."""

@@ -48,9 +48,9 @@ def measures(record):
 
 
 def values(records, name):
-    """seed -> one measure of every finished run."""
+    """seed -> one measure of every finished run that has it."""
     found = [m for m in map(measures, records) if m is not None]
-    return {m.seed: getattr(m, name) for m in found}
+    return {m.seed: getattr(m, name) for m in found if getattr(m, name) is not None}
 
 
 def pair(first, second):

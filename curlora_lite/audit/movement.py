@@ -108,7 +108,7 @@ def movement_best(found):
     pairs = [None, *(gains(found, runs) for _, _, runs in cells[1:])]
     for (name, rate, runs), over, p in zip(cells, pairs, p_texts(pairs), strict=True):
         own = runs is head
-        count, norm = trained(runs), None if own else mean(runs, "update")
+        count, norm = trained(runs), mean(runs, "update")
         rows.append(
             (
                 name,
