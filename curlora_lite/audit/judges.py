@@ -26,11 +26,13 @@ from .verdicts import (
     one_seed,
     places,
     said,
+    within,
     yes,
 )
 
 LEARNED = 0.9  # what the paper's tables have for Sentiment140, at least
 MARGIN = 0.02  # of accuracy: an interval within it on both sides counts as no difference
+_SAME = f"no, within {MARGIN:g} of it"
 STANDSTILL = 1.1  # times the first task's norm: up to this it counts as standing still
 
 
@@ -128,7 +130,7 @@ def _unchanged(ratios):
 
 def accuracy(found, _):
     """Whether CURLoRA's accuracy is stable, and above a head's on the frozen model."""
-    parts, verdicts, lost = [], [], []
+    parts, verdicts, lost, same = [], [], [], []
     for where in places(found):
         ours = one_cell(found, "head-only", "curlora", where=where)
         head = one_cell(found, "head-only", "head-only", where=where)
@@ -136,6 +138,7 @@ def accuracy(found, _):
         if pair:
             rows = accuracy_interval(ours, head)
             verdicts.append(said(pair, rows))
+            same.append(within(pair, rows, MARGIN))
             lost.append(metrics.t_interval(values(ours, "forgetting").values())[2])
             parts.append(f"{where} {paired_text(pair)}" + _rows_too(rows))
         elif shown := one_seed(ours, head, "acc"):
@@ -144,7 +147,7 @@ def accuracy(found, _):
         return Verdict()
     parts[0] = f"ACC over head only: {parts[0]}"
     kept = max(lost) <= MARGIN
-    above = judged(verdicts, MORE, LESS)
+    above = _SAME if all(same) else judged(verdicts, MORE, LESS)
     corrected, best = _best_rates(found)
     return Verdict(
         f"stable: {'yes' if kept else 'not shown'}; above a head on the frozen model: {above}",
@@ -170,6 +173,7 @@ def _best_rates(found):
         return UNKNOWN, []
     rows = accuracy_interval(at[movement.OURS], at["Head only"])
     above = {MORE: "yes", LESS: "no"}.get(said(pair, rows), "undecided")
+    above = _SAME if within(pair, rows, MARGIN) else above
     shown = f"corrected, each at its best rate {paired_text(pair)}{_rows_too(rows)}"
     return f"above a head: {above}", [shown]
 

@@ -52,6 +52,12 @@ def said(pair, rows=None):
     return LESS if all(high < 0 for _, high in intervals) else UNDECIDED
 
 
+def within(pair, rows, margin):
+    """Whether every interval of a difference (see `said`) lies within the margin of zero."""
+    ends = [pair.low, pair.high, *(rows or ())]
+    return -margin <= min(ends) and max(ends) <= margin
+
+
 def judged(verdicts, wanted, contrary):
     """`yes`, `in part` or `no` by the verdicts of several models; else `undecided`."""
     if set(verdicts) == {wanted}:
