@@ -62,8 +62,8 @@ def claims_table(found, parameters):
         f"Seeds {', '.join(map(str, seeds))} of small models on small data: what a 7B model does "
         "they cannot decide. In brackets: 95 % interval by Student's t over seeds, not adjusted "
         "for their number; rows and models stay the same. “Rows too”: seeds and evaluation rows "
-        "drawn anew (bootstrap). A difference counts where every interval given leaves zero out; “within” a margin: where all lie "
-        "that near to zero. "
+        "drawn anew (bootstrap). A difference counts where every interval given leaves zero out; "
+        "“within” a margin: where all lie that near to zero. "
         "One seed has no interval: its value is a description.",
     )
     return Table("The paper's claims, audited", columns, tuple(rows), notes, left=(0, 1, 2, 3, 4))
