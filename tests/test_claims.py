@@ -18,6 +18,7 @@ from curlora_lite.audit import (
     plan,
     selection,
     tables,
+    text,
     verdicts,
     words,
 )
@@ -233,6 +234,17 @@ def test_rules_that_follow_eq_4s_line_do_not_differ_at_equal_movement(found):
         assert pairs["nats"].p == 1
 
 
+def test_holm_takes_a_whole_table_for_one_family():
+    """0.01 of four is 0.04, 0.02 of the three left 0.06; not two families of two: 0.02, 0.04."""
+    made = [metrics.Paired(0.1, 0, 0.2, p, 5) for p in (0.01, 0.5, 0.02, 0.4)]
+    table = [{"a": made[0], "b": made[1]}, {"a": None, "b": None}, {"a": made[2], "b": made[3]}]
+    assert text.whole(table) == [
+        {"a": pytest.approx(0.04), "b": pytest.approx(0.8)},
+        {"a": None, "b": None},
+        {"a": pytest.approx(0.06), "b": pytest.approx(0.8)},
+    ]
+
+
 def test_the_row_interval_by_hand():
     """Seeds alike: 0.7 against 0.6 of the same 100 rows in each task, the first ones. A row is
     drawn right by the first alone with probability 0.1: the interval is that of the mean of three
@@ -284,7 +296,7 @@ def test_claims_follow_from_the_records(found):
     assert "×3.00 against ×1.20 with the usual one, +0.92 (" in collapse[2]
     selected = next(row for name, row in rows.items() if name.startswith("inverted"))
     assert selected[1] == "beyond a smaller step: not shown"
-    assert "equally far moved, 0 of 9 comparisons differ" in selected[2]
+    assert "equally far moved, 0 of 9 comparisons differ (Holm)" in selected[2]
     assert all(len(row[2].split("; ")) <= 6 for row in rows.values())  # can be read
 
 
@@ -371,8 +383,8 @@ def test_pages_are_saved_and_say_what_is_missing(found, tmp_path):
     shown, _ = pages.last_page(found, tmp_path)
     (tmp_path / "notebooks").mkdir()
     here = (tmp_path / "claims.md").read_text()
-    for folder, text in ((tmp_path, here), (tmp_path / "notebooks", shown.markdown())):
-        links = re.findall(r"\]\(([^)]*)\)", text)
+    for folder, page in ((tmp_path, here), (tmp_path / "notebooks", shown.markdown())):
+        links = re.findall(r"\]\(([^)]*)\)", page)
         assert len(links) >= 10 and all((folder / link).exists() for link in links)
     assert "](" not in (tmp_path / "claims.csv").read_text()
 

@@ -12,6 +12,7 @@ from .text import (
     paired_text,
     scored,
     switch_label,
+    whole,
 )
 
 FACTORS = {"acc": "ACC", "forgetting": "Forgetting", "nats": "Perplexity, nats"}
@@ -34,14 +35,14 @@ def effects(found):
 def factors(found):
     """Question 7: one switch at a time, from published to corrected."""
     lines, seen, cells = [], {}, effects(found)
-    texts = {m: p_texts([pairs[m] for *_, pairs in cells]) for m in FACTORS}
+    texts = whole([pairs for *_, pairs in cells], p_texts)
     for i, (cell, runs, pairs) in enumerate(cells):
         first = seen.setdefault(cell.method, runs)
         shown = []
         for m, pair in pairs.items():
             own = over_seeds(values(runs, m).values()) if runs is first else None
             changed = difference(runs, first, m) if scored(cell.protocol) else pair
-            shown += [own or paired_text(changed), texts[m][i]]
+            shown += [own or paired_text(changed), texts[i][m]]
         label = f"{profiles.method_label(cell.method, cell.rank)}: {switch_label(cell.protocol)}"
         lines.append((label, finished(runs), *shown))
     columns = ["", "Seeds"]
@@ -51,7 +52,7 @@ def factors(found):
         "Small GPT-2. First row of each method: its values under the published protocol; below, "
         "what each switch alone changes, pair by pair. Scores only: the switch changes what is "
         "scored, not what is trained; so balanced rows change nothing here, since these count in "
-        "every row. p by the paired t test, Holm's over the switches of both methods, each measure "
-        f"by itself. {BALANCED} {INTERVAL}",
+        "every row. p by the paired t test, Holm's over the table. "
+        f"{BALANCED} {INTERVAL}",
     )
     return Table("Question 7: one factor at a time", tuple(columns), tuple(lines), notes)

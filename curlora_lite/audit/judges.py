@@ -198,11 +198,11 @@ def inversion(found, _):
         other = 100 * mean(importance, "update")
         parts.append(f"‖CUR‖/‖W‖ {inverted:.2g} % against {other:.2g} % by importance")
     less = smaller is not None and said(smaller) == LESS
-    pairs = {m: [p[m] for *_, p in selection.matched(cells)] for m in selection.MEASURES}
-    left = [p for list_ in pairs.values() for p in adjusted(list_) if p is not None]
+    left = [p for *_, pairs in selection.matched(cells) for p in pairs.values()]
+    left = [p for p in adjusted(left) if p is not None]
     beyond = sum(p < 0.05 for p in left)
     if left:
-        parts.append(f"equally far moved, {beyond} of {len(left)} comparisons differ")
+        parts.append(f"equally far moved, {beyond} of {len(left)} comparisons differ (Holm)")
     remains = UNKNOWN if not left else f"beyond a smaller step: {'yes' if beyond else 'not shown'}"
     honest = "Drawing small rows and columns makes the update smaller. " if less else ""
     if left:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ..tables import Table
 from . import plan
 from .measures import best_rate, difference, least_paid, mean, pair, values
-from .text import BALANCED, INTERVAL, majority, over_seeds, p_texts, paired_text, signed
+from .text import BALANCED, INTERVAL, majority, over_seeds, p_texts, paired_text, signed, whole
 
 # of `learned` accuracy above the best that a head alone does; one that no method reaches in any
 # seed is left out
@@ -203,16 +203,16 @@ def movement(found):
 def movement_pairs(found):
     """Question 6: CURLoRA's price less each other method's, on common seeds."""
     cells = against(found)
-    texts = {m: p_texts([pairs[m] for *_, pairs in cells]) for m in PRICES}
+    texts = whole([pairs for *_, pairs in cells], p_texts)
     rows = []
     for i, (level, name, common, pairs) in enumerate(cells):
-        shown = [text for m in PRICES for text in (paired_text(pairs[m]), texts[m][i])]
+        shown = [text for m in PRICES for text in (paired_text(pairs[m]), texts[i][m])]
         rows.append((f"{name}, +{level:g}", str(common), *shown))
     notes = (
         f"{OURS}'s price less the other's, both as in the table before, over the seeds in which "
         "both learn as much; a dash: fewer than two. Below zero: CURLoRA pays less. p by the "
-        "paired t test, Holm's over the table, each measure by itself; a dash: no spread to judge "
-        f"by. {INTERVAL}",
+        "paired t test, Holm's over the table; a dash: no spread to judge by. "
+        f"{INTERVAL}",
     )
     columns = (f"{OURS} less", "Common seeds", "Nats", "p", "Forgetting", "p")
     caption = f"Question 6: {OURS} against the others at equal gain"

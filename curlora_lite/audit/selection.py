@@ -19,10 +19,12 @@ from .text import (
     ratio_text,
     selection_label,
     weighting_label,
+    whole,
 )
 
 GEOMETRY = ("C", "R", "rank_C", "rank_R", "U", "update", "bound", "shift")
 MEASURES = {"learned": "Just learned", "forgetting": "Forgetting", "nats": "Perplexity, nats"}
+SHORT = {"learned": "just learned", "forgetting": "forgetting", "nats": "nats"}  # in a sentence
 EQ4 = "inverted"
 
 
@@ -86,6 +88,14 @@ def less_at_norm(cell, sweep):
     return differences
 
 
+def same_rate(found):
+    """[(weighting, rate, records, {measure: Paired or None})]: less Eq. 4 at the same rate."""
+    return [
+        (name, rate, runs, {m: difference(runs, eq4, m) for m in MEASURES})
+        for name, rate, runs, eq4 in others(found)
+    ]
+
+
 def matched(found):
     """[(weighting, rate, records, {measure: Paired or None})]: less Eq. 4 at the same norm."""
     alone, out = heads(found), []
@@ -141,18 +151,15 @@ def selection(found):
 def selection_moved(found):
     """Question 5: the rules at rates where the adapter moves, less Eq. 4 at the same rate."""
     base = moved(found).get(EQ4, {})
-    cells = [(w, rate, runs, None) for w, rate, runs in _of(base, found)] + others(found)
-    rows, pairs = [], {m: [] for m in MEASURES}
-    for _, _, runs, eq4 in cells:
-        for m, list_ in pairs.items():
-            list_.append(None if eq4 is None else difference(runs, eq4, m))
-    texts = {m: p_texts(list_) for m, list_ in pairs.items()}
-    for i, (weighting, rate, runs, eq4) in enumerate(cells):
-        shown = []
-        for m, list_ in pairs.items():
-            own = eq4 is None
-            shown.append(over_seeds(values(runs, m).values()) if own else paired_text(list_[i]))
-            shown.append(texts[m][i])
+    cells, rates = same_rate(found), {rate for _, rate, *_ in others(found)}
+    rows = []
+    for rate, runs in base.items():
+        if rate in rates:
+            shown = [t for m in MEASURES for t in (over_seeds(values(runs, m).values()), "")]
+            rows.append((f"{_label(EQ4)}, {rate:g}", finished(runs), _norm(runs), *shown))
+    texts = whole([pairs for *_, pairs in cells], p_texts)
+    for (weighting, rate, runs, pairs), ps in zip(cells, texts, strict=True):
+        shown = [t for m in MEASURES for t in (paired_text(pairs[m]), ps[m])]
         rows.append((f"{_label(weighting)}, {rate:g}", finished(runs), _norm(runs), *shown))
     columns = ["Rule, learning rate", "Seeds", "‖CUR‖/‖W‖"]
     for title in MEASURES.values():
@@ -160,7 +167,7 @@ def selection_moved(found):
     notes = (
         f"CURLoRA-{plan.RANK}, corrected protocol (no repeats) but for the weighting; small GPT-2. "
         "Eq. 4: its values. Others: less Eq. 4 at the same learning rate, pair by pair; p by the "
-        f"paired t test, Holm's over the table, each measure by itself. {BALANCED} {INTERVAL}",
+        f"paired t test, Holm's over the table. {BALANCED} {INTERVAL}",
     )
     return Table(
         "Question 5: the rules where the adapter moves", tuple(columns), tuple(rows), notes
@@ -170,11 +177,11 @@ def selection_moved(found):
 def selection_matched(found):
     """Question 5: the rules less Eq. 4 where ‖CUR‖/‖W‖ is the same."""
     cells = matched(found)
-    texts = {m: p_texts([pairs[m] for *_, pairs in cells]) for m in MEASURES}
+    texts = whole([pairs for *_, pairs in cells], p_texts)
     rows = []
-    for i, (weighting, rate, runs, pairs) in enumerate(cells):
+    for (weighting, rate, runs, pairs), ps in zip(cells, texts, strict=True):
         n = max((one.n for one in pairs.values() if one), default=0)
-        shown = [text for m in MEASURES for text in (paired_text(pairs[m]), texts[m][i])]
+        shown = [text for m in MEASURES for text in (paired_text(pairs[m]), ps[m])]
         rows.append((f"{_label(weighting)}, {rate:g}", f"{n} of {len(runs)}", _norm(runs), *shown))
     columns = ["Rule, learning rate", "Seeds compared", "‖CUR‖/‖W‖"]
     for title in MEASURES.values():
@@ -184,17 +191,11 @@ def selection_matched(found):
         "same ‖CUR‖/‖W‖ is read off its own sweep over learning rates, of the same seed, linear "
         "in the norm's logarithm between neighbours. Just learned: over head only at the same "
         "rate, for either, since the rate trains the head too. If Eq. 4 acts as a smaller "
-        "learning rate does, nothing is left here. p by the paired t test, Holm's over the table, "
-        f"each measure by itself. {BALANCED} {INTERVAL}",
+        "learning rate does, nothing is left here. p by the paired t test, Holm's over the table. "
+        f"{BALANCED} {INTERVAL}",
     )
     caption = "Question 5: the rules at equal movement"
     return Table(caption, tuple(columns), tuple(rows), notes)
-
-
-def _of(base, found):
-    """Eq. 4 at the rates that the other rules have too."""
-    rates = {rate for _, rate, *_ in others(found)} or set(base)
-    return [(EQ4, rate, runs) for rate, runs in base.items() if rate in rates]
 
 
 def _norm(runs):

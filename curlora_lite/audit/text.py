@@ -66,6 +66,13 @@ def p_texts(pairs):
     return ["" if p is None else _p(p) for p in adjusted(pairs)]
 
 
+def whole(rows, adjust=adjusted):
+    """`adjusted` (or `p_texts`) of a whole table of pairs, [{measure: Paired or None}], as one
+    family: in the same shape."""
+    found = iter(adjust([pair for row in rows for pair in row.values()]))
+    return [{measure: next(found) for measure in row} for row in rows]
+
+
 def _p(value):
     return "–" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
 

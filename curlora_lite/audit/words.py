@@ -16,6 +16,7 @@ from .text import (
     selection_label,
     switch_label,
     weighting_label,
+    whole,
 )
 
 
@@ -131,36 +132,33 @@ def rules(found):
 
 def _where_it_moves(found):
     """What is left of the inversion at rates where the adapter moves: same rate, same norm."""
-    cells = selection.matched(found)
-    at_rate = [(w, r, difference(a, b, "nats")) for w, r, a, b in selection.others(found)]
-    at_norm = [(w, r, pairs[m]) for m in selection.MEASURES for w, r, _, pairs in cells]
-    if not any(pair for *_, pair in at_norm):
+    tables = {"At Eq. 4's rate": selection.same_rate(found)}
+    tables["where Eq. 4 has moved the weights as far"] = cells = selection.matched(found)
+    if not any(pair for *_, pairs in cells for pair in pairs.values()):
         return "At rates where the adapter moves, too few seeds have been run."
-    said = f"At rates where the adapter moves: perplexity {_shown(at_rate)} at Eq. 4's rate. "
-    by = {m: [(w, r, pairs[m]) for w, r, _, pairs in cells] for m in selection.MEASURES}
-    said += "Where Eq. 4 has moved the weights as far, " + "; ".join(
-        f"{title.lower()} {_shown(by[m])}" for m, title in selection.MEASURES.items()
+    said = "; ".join(f"{where} {_differ(cells)}" for where, cells in tables.items())
+    if any(p is not None and p < 0.05 for ps in whole([c[3] for c in cells]) for p in ps.values()):
+        return said + ". There a difference remains that the size of the update does not explain."
+    return said + ". The inversion is not shown to do more than a smaller learning rate does."
+
+
+def _differ(cells):
+    """Which rules differ from Eq. 4 after Holm's adjustment, and by their interval alone."""
+    shown, alone = [], []
+    for (weighting, rate, _, pairs), ps in zip(cells, whole([c[3] for c in cells]), strict=True):
+        label = weighting_label(Protocol.parse(f"corrected,weighting={weighting}"))
+        for measure, pair in pairs.items():
+            said = pair and f"{label} at {rate:g}, {selection.SHORT[measure]} {paired_text(pair)}"
+            if pair and ps[measure] < 0.05:
+                shown.append(said)
+            elif pair and pair.low * pair.high > 0:
+                alone.append(said)
+    result = (
+        f"differ (Holm, 5 %): {'; '.join(shown)}"
+        if shown
+        else "no rule is shown to differ (Holm, 5 %)"
     )
-    nothing = not any(_found(cells_of) for cells_of in by.values())
-    return said + (
-        ". The inversion is not shown to do anything that a smaller learning rate does not."
-        if nothing
-        else ". There a difference remains that the size of the update does not account for."
-    )
-
-
-def _found(cells):
-    """Those (weighting, rate, Paired) whose Holm-adjusted p is below 5 %."""
-    ps = adjusted([pair for *_, pair in cells])
-    return [cell for cell, p in zip(cells, ps, strict=True) if p is not None and p < 0.05]
-
-
-def _shown(cells):
-    named = [
-        f"{weighting_label(Protocol.parse(f'corrected,weighting={w}'))} at {r:g} ({pair.mean:+.3f})"
-        for w, r, pair in _found(cells)
-    ]
-    return "differs for " + ", ".join(named) if named else "is not shown to differ"
+    return result + (f"; by its interval alone: {'; '.join(alone)}" if alone else "")
 
 
 def beyond(found):
@@ -189,12 +187,11 @@ def beyond(found):
 def _pairs_said(found):
     """Where CURLoRA pays more or less than another method, on the seeds of both."""
     cells, said = movement.against(found), []
-    for measure, unit in movement.PRICES.items():
-        ps = adjusted([pairs[measure] for *_, pairs in cells])
-        for (level, name, _, pairs), p in zip(cells, ps, strict=True):
-            if p is not None and p < 0.05:
-                pair = pairs[measure]
-                said.append(f"{pair.mean:+.3f} {unit} against {name} at +{level:g}")
+    adjusted_ps = whole([pairs for *_, pairs in cells])
+    for (level, name, _, pairs), ps in zip(cells, adjusted_ps, strict=True):
+        for measure, pair in pairs.items():
+            if pair and ps[measure] < 0.05:
+                said.append(f"{pair.mean:+.3f} {measure} against {name} at +{level:g}")
     if not any(any(pairs.values()) for *_, pairs in cells):
         return f"{movement.OURS} learns as much as another method in too few seeds to compare"
     shown = ", ".join(said) or "no difference is shown"
@@ -204,22 +201,22 @@ def _pairs_said(found):
 def factors(found):
     """Which switches matter, by the intervals that leave zero out."""
     said, cells = [], effects(found)
-    ps = adjusted([pairs["nats"] for *_, pairs in cells])
+    ps = [row["nats"] for row in whole([pairs for *_, pairs in cells])]
     for method, name in (("lora", "LoRA"), ("curlora", "CURLoRA")):
         own = [(*cell, p) for cell, p in zip(cells, ps, strict=True) if cell[0].method == method]
         if not own:
             continue
-        changed, whole = [], "–"
+        changed, corrected = [], "–"
         for cell, runs, pairs, p in own:
             if cell.protocol == Protocol.corrected():
-                whole = ratio_text(values(runs, "ratio").values())
+                corrected = ratio_text(values(runs, "ratio").values())
             elif pairs["nats"] and pairs["nats"].low * pairs["nats"].high > 0:
                 holds = p == p and p < 0.05  # NaN: no spread to judge by
                 mark = "" if holds else ", not after Holm's adjustment"
                 changed.append(f"{switch_label(cell.protocol)} ({pairs['nats'].mean:+.3f}{mark})")
         before = ratio_text(values(own[0][1], "ratio").values())
         said.append(
-            f"{name}: perplexity {before} as published, {whole} corrected; single switches whose "
+            f"{name}: perplexity {before} as published, {corrected} corrected; single switches whose "
             "interval leaves zero out, in nats: " + (", ".join(changed) or "none")
         )
     return ". ".join(said) + "."
