@@ -200,26 +200,29 @@ def _pairs_said(found):
 
 def factors(found):
     """Which switches matter, by the intervals that leave zero out."""
-    said, cells = [], effects(found)
-    ps = [row["nats"] for row in whole([pairs for *_, pairs in cells])]
+    cells = effects(found)
+    ps, said = whole([pairs for *_, pairs in cells]), []
     for method, name in (("lora", "LoRA"), ("curlora", "CURLoRA")):
         own = [(*cell, p) for cell, p in zip(cells, ps, strict=True) if cell[0].method == method]
         if not own:
             continue
-        changed, corrected = [], "–"
-        for cell, runs, pairs, p in own:
-            if cell.protocol == Protocol.corrected():
-                corrected = ratio_text(values(runs, "ratio").values())
-            elif pairs["nats"] and pairs["nats"].low * pairs["nats"].high > 0:
-                holds = p == p and p < 0.05  # NaN: no spread to judge by
-                mark = "" if holds else ", not after Holm's adjustment"
-                changed.append(f"{switch_label(cell.protocol)} ({pairs['nats'].mean:+.3f}{mark})")
-        before = ratio_text(values(own[0][1], "ratio").values())
-        said.append(
-            f"{name}: perplexity {before} as published, {corrected} corrected; single switches whose "
-            "interval leaves zero out, in nats: " + (", ".join(changed) or "none")
-        )
+        ratios = {c.protocol: ratio_text(values(runs, "ratio").values()) for c, runs, *_ in own}
+        before, after = (ratios.get(p, "–") for p in (own[0][0].protocol, Protocol.corrected()))
+        parts = [f"{name}: perplexity {before} as published, {after} corrected"]
+        for measure, called in (("acc", "ACC"), ("nats", "nats")):
+            changed = ", ".join(_changed(own, measure)) or "none"
+            parts.append(f"single switches whose interval leaves zero out, {called}: {changed}")
+        said.append("; ".join(parts))
     return ". ".join(said) + "."
+
+
+def _changed(own, measure):
+    """The single switches that change a measure by their interval, and whether Holm's p agrees."""
+    for cell, _, pairs, ps in own:
+        pair = pairs[measure]
+        if pair and cell.protocol != Protocol.corrected() and pair.low * pair.high > 0:
+            mark = "" if ps[measure] < 0.05 else ", not after Holm's adjustment"
+            yield f"{switch_label(cell.protocol)} ({pair.mean:+.3f}{mark})"
 
 
 ALL = {
