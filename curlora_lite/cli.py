@@ -160,9 +160,9 @@ def audit(options):
         f"{len(missing)} to compute: roughly {doctor.duration(seconds)} here"
     )
     plan.run(questions, seeds, own=True, workers=options.workers)
-    folder = records.outputs(options.profile)
+    folder = plan.outputs(options.profile, seeds)
     given = {"profile": options.profile, "seeds": list(seeds)}  # shows what there is of real data
-    execute("audit", given, target=folder / "notebooks" / "audit.ipynb")
+    execute("audit", given, target=folder / "notebooks" / "audit.ipynb", beside=(plan.REAL,))
     _fill(folder / "README.md")
     print("\n" + (folder / "claims.md").read_text())
     print(f"tables, figures, notebook and records: {folder.relative_to(records.ROOT)}/")
@@ -333,12 +333,12 @@ def filled(text, content):
     )
 
 
-def execute(name, parameters, source=None, target=None):
+def execute(name, parameters, source=None, target=None, beside=()):
     """Execute a notebook through papermill unless its executed copy is of the same inputs.
 
     parameters: those that the notebook does not have are left out if they are among the grid's
-    (`PARAMETERS`), else refused with ValueError. Returns whether it was executed. The executed copy
-    appears only when all cells have run.
+    (`PARAMETERS`), else refused with ValueError. beside: profiles whose records it shows too.
+    Returns whether it was executed. The executed copy appears only when all cells have run.
     """
     import nbformat
     import papermill
@@ -355,7 +355,7 @@ def execute(name, parameters, source=None, target=None):
     passed = {key: value for key, value in parameters.items() if key in known}
     profile = parameters.get("profile", "embedded")
     target = target or records.ROOT / "results" / profile / "notebooks" / f"{name}.ipynb"
-    inputs = _inputs(source, passed, profile)
+    inputs = _inputs(source, passed, (profile, *beside))
     if target.exists() and nbformat.read(target, 4).metadata.get("inputs") == inputs:
         return False
     with fetch.aside(target) as part:
@@ -389,10 +389,10 @@ def _is_progress(output):
     return widget or output.get("name") == "stderr"
 
 
-def _inputs(source, parameters, profile):
+def _inputs(source, parameters, profiles):
     """A hash of all that an executed notebook shows: source, parameters, package and records."""
     package = sorted(Path(__file__).parent.rglob("*.py"))
-    found = sorted(records.runs_folder(profile).glob("*.json"))
+    found = [p for name in profiles for p in sorted(records.runs_folder(name).glob("*.json"))]
     digest = hashlib.sha256(json.dumps([parameters, records.workspace()]).encode())
     for path in [source, *package, *found]:
         digest.update(path.read_bytes())

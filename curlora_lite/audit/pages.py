@@ -1,4 +1,7 @@
-"""The audit as pages: every question's tables, figure and conclusion, saved and ready to show."""
+"""The audit as pages: every question's tables, figures and conclusion, saved and ready to show."""
+
+import dataclasses
+import re
 
 from IPython.display import Markdown
 
@@ -9,27 +12,39 @@ from .claims import claims_table
 
 
 def page(question, found, folder):
-    """A question's tables, figure and conclusion; saved below `folder`, returned to be displayed.
+    """A question's tables, figures and conclusion; saved below `folder`, returned to be displayed.
 
     found: {Condition: records} of this question. A question without the runs that it needs gives a
-    line that says so.
+    line that says so; a table or figure of which there is nothing yet is left out.
     """
     if not tables.has_results(question, found):
         return [Markdown("The runs that this question needs are not there.")]
-    shown = []
-    for name, make in tables.ALL[question].items():
-        table = make(found)
+    made = {name: make(found) for name, make in tables.ALL[question].items()}
+    shown = {name: table for name, table in made.items() if table.rows}
+    for name, table in shown.items():
         table.save(folder / "tables" / name)
-        shown.append(table)
-    figure = figures.ALL[question](found)
-    save(figure, folder / "figures" / question.replace("-", "_"))
-    return [*shown, figure, Markdown(f"**What follows.** {words.ALL[question](found)}")]
+    empty = made.keys() - shown.keys()
+    drawn = {name: draw(found) for name, draw in figures.ALL[question].items() if name not in empty}
+    for name, figure in drawn.items():
+        save(figure, folder / "figures" / name)
+    what = Markdown(f"**What follows.** {words.ALL[question](found)}")
+    return [*shown.values(), *drawn.values(), what]
 
 
 def last_page(found, folder):
-    """The claims table and what the audit took; saved, returned to be displayed."""
+    """The claims table and what the audit took; saved, returned to be displayed.
+
+    Links in the Markdown lead from `folder`; CSV and LaTeX name what they lead to.
+    """
     claims = claims_table(found, counted("Mistral-7B-v0.3", 16))
-    claims.save(folder / "claims")
+    claims.save(folder / "claims", (".md",))
+    relinked(claims, r"\1").save(folder / "claims", (".csv", ".tex"))
     took = tables.compute(found)
     took.save(folder / "tables" / "compute")
-    return [claims, took]
+    return [relinked(claims, r"[\1](../\2)"), took]  # the notebook is a folder deeper
+
+
+def relinked(table, pattern):
+    """A Table whose Markdown links are written by another pattern: \1 the text, \2 the target."""
+    rows = (tuple(re.sub(r"\[([^]]*)\]\(([^)]*)\)", pattern, c) for c in row) for row in table.rows)
+    return dataclasses.replace(table, rows=tuple(rows))
