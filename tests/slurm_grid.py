@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 
 import endurance
+import safetensors
 import slurm_cluster
 
-from curlora_lite import cluster, fetch, grids, models, profiles, records
+from curlora_lite import checkpoints, cluster, fetch, grids, models, profiles, records
 from curlora_lite.tables import Table
 
 FOLDER = records.ROOT / "results" / "reliability"
@@ -36,43 +37,52 @@ def undisturbed(grid, folder):
 
 
 def killed(grid, folder, here, poll=1):
-    """The grid as jobs: a task's process is killed, then a whole node; what came of it.
+    """The grid as jobs: one node's task is killed, then all of another node; what came of it.
 
-    Each in the middle of training; the node after a record. Returns (the numbers, what was killed).
+    Each once its run has kept a first state between two tasks. Returns (the numbers, what was
+    killed and how many of the killed runs went on from that state, not from the beginning).
     """
-    what = {}
+    what, kept = {}, {}
 
     def kill():
-        _wait(lambda: _trains("n1", grid, folder, here))
+        kept.update(_wait(_state, "n1", grid, folder, here))
         what["processes of tasks"] = here.kill_task("n1")
-        _wait(lambda: list(Path(folder).glob("*/runs/*.json")))
-        _wait(lambda: _trains("n2", grid, folder, here))
+        kept.update(_wait(_state, "n2", grid, folder, here))
         what["at"], done = time.time(), list(Path(folder).glob("*/runs/*.json"))
         what["processes of a node"], what["runs done by then"] = here.kill("n2"), len(done)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     with _polling(poll):
-        cluster.run_grid(grid, folder, own=True)
+        found = cluster.run_grid(grid, folder, own=True)
     killer.join(timeout=1)
     what["seconds from then to the last record"] = round(time.time() - what.pop("at"), 1)
+    what["runs killed"] = len(kept)
+    what["of these gone on from their checkpoint"] = sum(
+        record.stages[0]["training"]["seconds"] == kept.get(spec.key)
+        for spec, record in zip(grid, found, strict=True)
+    )
     return endurance.numbers(grid, folder), what
 
 
-def _wait(condition):
-    while not condition():
+def _wait(ask, *arguments):
+    while not (answer := ask(*arguments)):
         time.sleep(0.1)
+    return answer
 
 
-def _trains(node, grid, folder, here):
-    """Whether a job on a node is in the middle of its run, by its log."""
-    logs = cluster.folder(grid, folder)
-    for number in here.ask("squeue", "-h", "-r", "-w", node, "-t", "R", "-o", "%i").split():
-        with contextlib.suppress(OSError):
-            text = (logs / f"{number}_0_log.err").read_text()
-            if "training" in text and "1 of 1 runs done" not in text:
-                return True
-    return False
+def _state(node, grid, folder, here):
+    """{key: seconds of its first training} of the run on a node that has kept its state."""
+    logs, found = cluster.folder(grid, folder), {}
+    numbers = here.ask("squeue", "-h", "-r", "-w", node, "-t", "R", "-o", "%i").split()
+    for spec in grid:
+        path = logs.parent / ".checkpoints" / f"{spec.key}.safetensors"
+        with contextlib.suppress(OSError, safetensors.SafetensorError):
+            if (logs / f"{spec.key}.job").read_text() in numbers:
+                with safetensors.safe_open(path, "pt") as file:
+                    record = json.loads(file.metadata()[checkpoints.RECORD])
+                found[spec.key] = record["stages"][0]["training"]["seconds"]
+    return found
 
 
 @contextlib.contextmanager
@@ -151,7 +161,11 @@ def table(measured):
         ("runs of the grid, on two nodes", measured["runs"]),
         ("tasks whose process was killed (`kill -9`)", what["processes of tasks"]),
         ("nodes of which every process was", 1),
-        ("records there were by then", what["runs done by then"]),
+        ("runs in the middle of which these were", what["runs killed"]),
+        (
+            "of these gone on from their checkpoint on another node or in another job",
+            what["of these gone on from their checkpoint"],
+        ),
         ("records at the end equal to those of a grid without Slurm", equal["jobs, a node killed"]),
         ("the same with no node killed", equal["jobs undisturbed"]),
         ("seconds of a run itself, median", overhead["seconds of the run itself, median"]),

@@ -26,6 +26,7 @@ def test_a_killed_task_and_a_killed_node_change_no_number(here, tmp_path, monkey
     found, what = slurm_grid.killed(grid, tmp_path / "there", here)
     assert found == expected and len(found) == 3
     assert what["processes of tasks"] == 1 and what["processes of a node"] >= 4
+    assert what["runs killed"] == what["of these gone on from their checkpoint"] == 2
     assert "submitted again (1 of at most 3 times)" in capfd.readouterr().err
     for path in cluster.folder(grid, tmp_path / "there").iterdir():
         assert b"hf_canary" not in path.read_bytes()
