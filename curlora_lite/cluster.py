@@ -1,6 +1,6 @@
 """A grid on a Slurm cluster: its missing runs as one job array, followed from one terminal.
 
-submitit writes each call to a file in `results/<profile>/.slurm`, pickled, and the node reads it
+submitit writes each call to a file in `results/.slurm`, pickled, and the node reads it
 there; what is pickled is `Task`, by its name, and plain data. Nothing else is exchanged: a node
 claims its run in the shared results folder (see `run_queue`) and saves the record there.
 """
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import transformers
@@ -22,7 +23,6 @@ from .checks import whole
 from .profiles import RunSpec
 
 NAME = "curlora_lite"  # of the jobs
-EXECUTORS = ("local", "slurm")
 RESUBMISSIONS = 3  # of one run
 GPU_FROM = 3600  # seconds of a run on a CPU from which on a GPU is asked for
 SLACK = 3  # times the estimate of the time, which is good to that factor (see tests)
@@ -92,7 +92,7 @@ def run_grid(specs, results=None, own=False, at_once=None, jobs=None, **given):
         records.workspace()  # named before several nodes would each do it
         if at_once is not None:
             whole("WORKERS", at_once, 1)
-        jobs = jobs or Jobs(folder(missing, results), needs(missing, **given), at_once)
+        jobs = jobs or Jobs(folder(results), needs(missing, **given), at_once)
         lost = _follow(missing, find, jobs, Task(results, own, jobs.threads))
         if lost:
             said = "; ".join(f"{spec.key}: {reason}" for spec, reason in lost.items())
@@ -100,16 +100,17 @@ def run_grid(specs, results=None, own=False, at_once=None, jobs=None, **given):
     return [records.find(spec, results) for spec in specs]
 
 
-def folder(specs, results=None):
-    """Where a grid's jobs have their files, below the results folder, which nodes share."""
-    return records.runs_folder(specs[0].profile, results).absolute().parent / ".slurm"
+def folder(results=None):
+    """Where jobs have their files: in the results folder, which the nodes share."""
+    return Path(results or records.ROOT / "results").absolute() / ".slurm"
 
 
 class Task:
     """What a node does for one run, given as plain data (see `RunSpec.to_dict`)."""
 
     def __init__(self, results, own, threads):
-        self.results, self.own, self.threads = results and str(results), own, threads
+        self.results = results and str(Path(results).absolute())
+        self.own, self.threads = own, threads
 
     def __call__(self, values):
         """Claim the run, compute it unless its record is there, save the record.
@@ -253,18 +254,18 @@ def _follow(missing, find, jobs, task):
     with grids.progress_bar(missing) as bar:
         shown = grids.Shown(bar, len(missing))
         try:
-            states = jobs.states() or {}
+            if (states := jobs.states()) is None:
+                raise ValueError("EXECUTOR: Slurm does not answer here (squeue fails)")
             left = {spec: _Attempt(job) for spec in missing if (job := jobs.earlier(spec, states))}
             new = [spec for spec in missing if spec not in left]
             if new:
                 left |= zip(new, map(_Attempt, jobs.submit(task, new)), strict=True)
             while left:
                 states = jobs.states()
-                if states is not None:
-                    if again := _settle(left, lost, states, find, shown):
-                        for spec, job in zip(again, jobs.submit(task, again), strict=True):
-                            left[spec] = _Attempt(job, left[spec].before + 1, left[spec].error)
-                    _say(shown, left, lost, states)
+                if states is not None and (again := _settle(left, lost, states, find, shown)):
+                    for spec, job in zip(again, jobs.submit(task, again), strict=True):
+                        left[spec] = _Attempt(job, left[spec].before + 1, left[spec].error)
+                _say(shown, left, lost, states)
                 if left:
                     time.sleep(POLL)
         except KeyboardInterrupt:
@@ -307,6 +308,9 @@ def _settle(left, lost, states, find, shown):
 
 
 def _say(shown, left, lost, states):
+    if states is None:
+        shown.say("Slurm does not answer, it is asked again")
+        return
     now = [states.get(attempt.job.job_id) for attempt in left.values()]
     waiting, running = (sum(state in kind for state in now) for kind in (QUEUED, RUNNING))
     said = f"{running} running, {waiting} waiting in Slurm's queue"

@@ -45,9 +45,9 @@ def killed(grid, folder, here, poll=1):
     what, kept = {}, {}
 
     def kill():
-        kept.update(_wait(_state, "n1", grid, folder, here))
+        kept.update(wait(kept_by, "n1", grid, folder, here))
         what["processes of tasks"] = here.kill_task("n1")
-        kept.update(_wait(_state, "n2", grid, folder, here))
+        kept.update(wait(kept_by, "n2", grid, folder, here))
         what["at"], done = time.time(), list(Path(folder).glob("*/runs/*.json"))
         what["processes of a node"], what["runs done by then"] = here.kill("n2"), len(done)
 
@@ -65,18 +65,23 @@ def killed(grid, folder, here, poll=1):
     return endurance.numbers(grid, folder), what
 
 
-def _wait(ask, *arguments):
+def wait(ask, *arguments):
+    """What `ask` answers, as soon as that is something."""
     while not (answer := ask(*arguments)):
         time.sleep(0.1)
     return answer
 
 
-def _state(node, grid, folder, here):
-    """{key: seconds of its first training} of the run on a node that has kept its state."""
-    logs, found = cluster.folder(grid, folder), {}
-    numbers = here.ask("squeue", "-h", "-r", "-w", node, "-t", "R", "-o", "%i").split()
+def kept_by(node, grid, folder, here):
+    """{key: seconds of its first training} of the run on a node that has kept its state.
+
+    node: None for any.
+    """
+    logs, found = cluster.folder(folder), {}
+    where = ["-w", node] if node else []
+    numbers = here.ask("squeue", "-h", "-r", *where, "-t", "R", "-o", "%i").split()
     for spec in grid:
-        path = logs.parent / ".checkpoints" / f"{spec.key}.safetensors"
+        path = grids._checkpoint(spec, folder)
         with contextlib.suppress(OSError, safetensors.SafetensorError):
             if (logs / f"{spec.key}.job").read_text() in numbers:
                 with safetensors.safe_open(path, "pt") as file:
@@ -99,7 +104,7 @@ def overheads(grid, folder, poll=1):
     when its record is saved, without the record's own seconds. `before`: until the job's function
     begins, which is Slurm's part, and Python's and its libraries' start; `around`: the rest.
     """
-    jobs = cluster.Jobs(cluster.folder(grid, folder), cluster.needs(grid))
+    jobs = cluster.Jobs(cluster.folder(folder), cluster.needs(grid))
     submitted = time.time()
     with _polling(poll):
         found = cluster.run_grid(grid, folder, own=True, jobs=jobs)

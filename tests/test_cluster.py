@@ -104,7 +104,7 @@ class FakeJobs:
         return None
 
     def states(self):
-        if self.unanswered:
+        if self.submitted and self.unanswered:
             self.unanswered -= 1
             return None
         return {number: self._state(number) for number in self.now}
@@ -232,7 +232,7 @@ def acted(tmp_path, monkeypatch):
 def jobs_of(folder, **given):
     specs = endurance.made_up_grid(2)
     needs = cluster.needs(specs, gpus=1, memory_gb=48, minutes=90, partition="gpu")
-    return specs, cluster.Jobs(cluster.folder(specs, folder / "results"), needs, **given)
+    return specs, cluster.Jobs(cluster.folder(folder / "results"), needs, **given)
 
 
 def test_the_script_that_slurm_gets(acted, monkeypatch):
@@ -272,8 +272,10 @@ def test_slurms_refusal_is_one_line(acted):
 
 
 def test_a_squeue_that_fails_is_no_answer(acted):
-    _, jobs = jobs_of(acted)
+    specs, jobs = jobs_of(acted)
     assert jobs.states() is None  # there is no file `states`
+    with pytest.raises(ValueError, match="Slurm does not answer"):
+        cluster.run_grid(specs, acted / "results", jobs=jobs)
 
 
 def test_processes_of_submitit_one_of_them_killed(tmp_path, monkeypatch, capsys):
@@ -285,7 +287,7 @@ def test_processes_of_submitit_one_of_them_killed(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(cluster, "POLL", 0.1)
     monkeypatch.setattr(cluster, "SETTLE", 0)
     specs, results = endurance.made_up_grid(2), tmp_path / "results"
-    folder = cluster.folder(specs, results)
+    folder = cluster.folder(results)
     jobs = cluster.Jobs(folder, cluster.needs(specs), cluster="local")
     found = cluster.run_grid(specs, results, jobs=jobs)
     assert [record.spec["rank"] for record in found] == [1, 2]
