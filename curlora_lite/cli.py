@@ -69,6 +69,7 @@ def _parser():
             command.add_argument("--seeds", type=_integers)
             command.add_argument("--real", action="store_true", help="the paper's data too")
             command.add_argument("--workers", type=int)
+            _add_cluster(command)
         if name == "verify":
             command.add_argument("--keys", type=lambda text: text.split(","))
             command.add_argument("--share", type=float)
@@ -80,7 +81,15 @@ def _parser():
             command.add_argument("--precision", choices=("fp32", "tf32", "bf16"))
             command.add_argument("--checkpointing", action="store_true")
             command.add_argument("--workers", type=int)
+            _add_cluster(command)
     return parser
+
+
+def _add_cluster(command):
+    command.add_argument("--executor", default="local", choices=("local", "slurm"))
+    command.add_argument("--partition")
+    for name, unit in (("gpus", "of a run"), ("memory", "GB of a run"), ("minutes", "of a run")):
+        command.add_argument(f"--{name}", type=int, help=unit)
 
 
 def _integers(text):
@@ -108,6 +117,7 @@ def reproduce(options):
     from . import grids, profiles
 
     start = time.perf_counter()
+    submit = _submission(options)
     profile = options.profile = _profile(options)
     chosen = _chosen(options)
     tables = profiles.profile_named(profile).tables
@@ -118,6 +128,7 @@ def reproduce(options):
     specs = [spec for table in tables for spec in grids.plan(profile, table, **chosen)]
     known = {}
     computed = sum(grids.reusable(spec, own=True, known=known) is None for spec in specs)
+    submit(specs)
     runs = grids.run_grid(specs, own=True, workers=options.workers)
     failed = [run for run in runs if run.status not in records.RESULTS]
     folder = records.outputs(profile, **chosen)
@@ -143,6 +154,7 @@ def audit(options):
     from .audit import plan
 
     start = time.perf_counter()
+    submit = _submission(options)
     options.profile = _profile(options)
     profile = profiles.profile_named(options.profile)
     seeds = options.seeds or profile.tables["table2"].seeds
@@ -159,6 +171,7 @@ def audit(options):
         f"{len(specs)} runs for {len(questions)} questions, seeds {', '.join(map(str, seeds))}; "
         f"{len(missing)} to compute: roughly {doctor.duration(seconds)} here"
     )
+    submit(specs)
     plan.run(questions, seeds, own=True, workers=options.workers)
     folder = plan.outputs(options.profile, seeds)
     given = {"profile": options.profile, "seeds": list(seeds)}  # shows what there is of real data
@@ -167,6 +180,25 @@ def audit(options):
     print("\n" + (folder / "claims.md").read_text())
     print(f"tables, figures, notebook and records: {folder.relative_to(records.ROOT)}/")
     print(f"{len(missing)} runs computed in {_duration(time.perf_counter() - start)}")
+
+
+def _submission(options):
+    """A function that has the missing ones of some specs computed where EXECUTOR says.
+
+    It does nothing for `local`: what is missing is then computed here. ValueError for settings of
+    a cluster without one, or where no job can be submitted.
+    """
+    names = {"gpus": "gpus", "memory": "memory_gb", "minutes": "minutes", "partition": "partition"}
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.executor == "local":
+        if given:
+            raise ValueError(f"{next(iter(given)).upper()}: is of EXECUTOR=slurm, which is not set")
+        return lambda specs: None
+    from . import cluster
+
+    cluster.checked()
+    given = {names[name]: value for name, value in given.items()}
+    return lambda specs: cluster.run_grid(specs, own=True, at_once=options.workers, **given)
 
 
 def _chosen(options):

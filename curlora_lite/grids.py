@@ -52,8 +52,8 @@ def run_grid(specs, results=None, own=False, workers=None, retry=True, threads=N
         records.workspace()  # named before several processes would each do it
         workers = default_workers(missing) if workers is None else workers
         whole("workers", workers, 1)
-        with tqdm(total=sum(s.cost() for s in missing), bar_format=_BAR, **_SMOOTH) as bar:
-            shown = _Shown(bar, len(missing))
+        with progress_bar(missing) as bar:
+            shown = Shown(bar, len(missing))
             alone = workers == 1 and threads is None
             compute = _one_by_one if alone else _side_by_side
             with run_queue.Queue(missing, results, find, shown.found) as queue:
@@ -161,7 +161,12 @@ def _follow(news, shown):
         shown(*message)
 
 
-class _Shown:
+def progress_bar(specs):
+    """A bar that is full when all these runs are done."""
+    return tqdm(total=sum(spec.cost() for spec in specs), bar_format=_BAR, **_SMOOTH)
+
+
+class Shown:
     """What the bar says: how many runs of how many are done, and what each worker does now."""
 
     def __init__(self, bar, runs):
