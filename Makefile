@@ -17,6 +17,14 @@ PROTOCOL ?=
 PRECISION ?=
 CHECKPOINTING ?=
 WORKERS ?=
+# where runs are computed: local, or slurm, and what is asked of it for a run (MEMORY in GB)
+EXECUTOR ?=
+PARTITION ?=
+GPUS ?=
+MEMORY ?=
+MINUTES ?=
+# of `make reliability`: on a Slurm of its own too
+SLURM ?=
 TABLES ?=
 PYTHON ?= python3
 
@@ -39,6 +47,9 @@ OPTIONS = $(CHOSEN) $(if $(RANKS),--ranks $(RANKS)) $(if $(SEEDS),--seeds $(SEED
 	$(if $(METHODS),--methods $(METHODS)) $(if $(PROTOCOL),--protocol $(PROTOCOL)) \
 	$(if $(PRECISION),--precision $(PRECISION)) $(if $(filter-out 0,$(CHECKPOINTING)),--checkpointing) \
 	$(if $(WORKERS),--workers $(WORKERS))
+CLUSTER = $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(if $(PARTITION),--partition '$(PARTITION)') \
+	$(if $(GPUS),--gpus $(GPUS)) $(if $(MEMORY),--memory $(MEMORY)) \
+	$(if $(MINUTES),--minutes $(MINUTES))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce audit verify test test-slow notebook report readme bench spread reliability \
@@ -47,6 +58,7 @@ OPTIONS = $(CHOSEN) $(if $(RANKS),--ranks $(RANKS)) $(if $(SEEDS),--seeds $(SEED
 help: ## this list
 	@echo "make TARGET [PROFILE=embedded] [RANKS=8,16] [SEEDS=0,1] [METHODS=lora,curlora] [QUICK=1]"
 	@echo "            [PROTOCOL=corrected] [PRECISION=fp32] [CHECKPOINTING=1] [MIRROR=DIR] [WORKERS=1]"
+	@echo "            [EXECUTOR=slurm [PARTITION=NAME] [GPUS=1] [MEMORY=48] [MINUTES=60]]"
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
 
 setup: $(READY) ## make the environment from requirements.lock (TORCH_BACKEND=cpu: torch's small CPU build, through uv)
@@ -66,11 +78,11 @@ endif
 	@touch $@
 
 reproduce: $(READY) ## both tables, end to end, into results/PROFILE (QUICK=1: rank 8, fewer rows; TABLES=1: tables anew from the records)
-	@$(RUN) reproduce $(OPTIONS) $(if $(filter-out 0,$(TABLES)),--tables)
+	@$(RUN) reproduce $(OPTIONS) $(CLUSTER) $(if $(filter-out 0,$(TABLES)),--tables)
 
 audit: $(READY) ## which of the paper's claims hold, into results/audit (REAL=1: on its data too; QUICK=1)
 	@$(RUN) audit $(if $(filter-out 0,$(QUICK)),--quick) $(if $(filter-out 0,$(REAL)),--real) \
-	  $(if $(SEEDS),--seeds $(SEEDS)) $(if $(WORKERS),--workers $(WORKERS))
+	  $(if $(SEEDS),--seeds $(SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) $(CLUSTER)
 
 test: $(READY) ## the tests; no network, under five minutes (MIRROR=DIR: the real data too)
 	$(if $(MIRROR),CURLORA_TEST_MIRROR='$(abspath $(MIRROR))') $(BIN)/python -m pytest -q
@@ -100,8 +112,8 @@ verify: $(READY) ## compute some records of PROFILE again and compare (VERIFY=ke
 spread: $(READY) ## measure what `make verify` takes its tolerances from (some twelve minutes)
 	@$(RUN) spread
 
-reliability: $(READY) ## kill grids, try made-up inputs; counts into results/reliability
-	@$(BIN)/python tests/reliability.py
+reliability: $(READY) ## kill grids, try made-up inputs; counts into results/reliability (SLURM=1: that part alone, on a Slurm of its own)
+	@$(BIN)/python tests/$(if $(filter-out 0,$(SLURM)),slurm_grid,reliability).py
 	@$(ASK) readme
 
 readme: $(READY) ## put the committed tables into README.md

@@ -77,24 +77,23 @@ class LoRAConfig(AdapterConfig):
         return LoRALinear(base, self.rank, self.alpha, self.init, generator=self.generator(name))
 
 
-def _targets(model, target_modules):
-    """Names of the projections that `target_modules` match; ValueError if one matches nothing."""
-    projections = {
-        name: name.rsplit(".", 1)[-1]
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D))
-    }
+def projections(model, target_modules):
+    """name -> module of the projections, `nn.Linear` or `Conv1D`, that `target_modules` match.
+
+    In the model's order. ValueError, naming those there are, if a target matches nothing.
+    """
+    there = {n: m for n, m in model.named_modules() if isinstance(m, (nn.Linear, Conv1D))}
     chosen = set()
     for target in target_modules:
-        found = [n for n in projections if n == target or n.endswith(f".{target}")]
+        found = [n for n in there if n == target or n.endswith(f".{target}")]
         if not found:
-            known = ", ".join(sorted(set(projections.values()))) or "none at all"
+            known = ", ".join(sorted({n.rsplit(".", 1)[-1] for n in there})) or "none at all"
             raise ValueError(
                 f"target_modules: {target!r} matches no nn.Linear or Conv1D of this "
                 f"{type(model).__name__}; projections it has: {known}"
             )
         chosen.update(found)
-    return [name for name in projections if name in chosen]
+    return {name: module for name, module in there.items() if name in chosen}
 
 
 @dataclass
@@ -128,12 +127,12 @@ def add_adapters(model, config, name="default"):
             "remove_adapters, or give another name"
         )
     with disable_adapters(model), as_it_was_if_it_fails(model):
-        names = _targets(model, config.target_modules)
-        for projection in names:
-            cur.check_rank(config.rank, model.get_submodule(projection).weight.shape)
-        layers = {n: config.wrap(n, model.get_submodule(n)) for n in names}
+        found = projections(model, config.target_modules)
+        for module in found.values():
+            cur.check_rank(config.rank, module.weight.shape)
+        layers = {n: config.wrap(n, module) for n, module in found.items()}
     attach(model, layers, config, name)
-    return names
+    return list(found)
 
 
 def attach(model, layers, config, name):

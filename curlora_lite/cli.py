@@ -71,6 +71,7 @@ def _parser():
             command.add_argument("--seeds", type=_integers)
             command.add_argument("--real", action="store_true", help="the paper's data too")
             command.add_argument("--workers", type=int)
+            _add_cluster(command)
         if name == "verify":
             command.add_argument("--keys", type=lambda text: text.split(","))
             command.add_argument("--share", type=float)
@@ -82,7 +83,15 @@ def _parser():
             command.add_argument("--precision", choices=("fp32", "tf32", "bf16"))
             command.add_argument("--checkpointing", action="store_true")
             command.add_argument("--workers", type=int)
+            _add_cluster(command)
     return parser
+
+
+def _add_cluster(command):
+    command.add_argument("--executor", default="local", choices=("local", "slurm"))
+    command.add_argument("--partition")
+    for name, unit in (("gpus", "of a run"), ("memory", "GB of a run"), ("minutes", "of a run")):
+        command.add_argument(f"--{name}", type=int, help=unit)
 
 
 def _integers(text):
@@ -113,6 +122,7 @@ def reproduce(options):
     from . import grids, profiles
 
     start = time.perf_counter()
+    submit = _submission(options)
     profile = options.profile = _profile(options)
     chosen = _chosen(options)
     tables = profiles.profile_named(profile).tables
@@ -130,6 +140,7 @@ def reproduce(options):
         fetch_all(options)
         known = {}
         computed = sum(grids.reusable(spec, own=True, known=known) is None for spec in specs)
+        submit(specs)
         runs = grids.run_grid(specs, own=True, workers=options.workers)
     failed = [run for run in runs if run.status not in records.RESULTS]
     folder = records.outputs(profile, **chosen)
@@ -155,6 +166,7 @@ def audit(options):
     from .audit import plan
 
     start = time.perf_counter()
+    submit = _submission(options)
     options.profile = _profile(options)
     profile = profiles.profile_named(options.profile)
     seeds = options.seeds or profile.tables["table2"].seeds
@@ -171,14 +183,34 @@ def audit(options):
         f"{len(specs)} runs for {len(questions)} questions, seeds {', '.join(map(str, seeds))}; "
         f"{len(missing)} to compute: roughly {doctor.duration(seconds)} here"
     )
+    submit(specs)
     plan.run(questions, seeds, own=True, workers=options.workers)
-    folder = records.outputs(options.profile)
+    folder = plan.outputs(options.profile, seeds)
     given = {"profile": options.profile, "seeds": list(seeds)}  # shows what there is of real data
-    execute("audit", given, target=folder / "notebooks" / "audit.ipynb")
+    execute("audit", given, target=folder / "notebooks" / "audit.ipynb", beside=(plan.REAL,))
     _fill(folder / "README.md")
     print("\n" + (folder / "claims.md").read_text())
     print(f"tables, figures, notebook and records: {folder.relative_to(records.ROOT)}/")
     print(f"{len(missing)} runs computed in {_duration(time.perf_counter() - start)}")
+
+
+def _submission(options):
+    """A function that has the missing ones of some specs computed where EXECUTOR says.
+
+    It does nothing for `local`: what is missing is then computed here. ValueError for settings of
+    a cluster without one, or where no job can be submitted.
+    """
+    names = {"gpus": "gpus", "memory": "memory_gb", "minutes": "minutes", "partition": "partition"}
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.executor == "local":
+        if given:
+            raise ValueError(f"{next(iter(given)).upper()}: is of EXECUTOR=slurm, which is not set")
+        return lambda specs: None
+    from . import cluster
+
+    cluster.checked()
+    given = {names[name]: value for name, value in given.items()}
+    return lambda specs: cluster.run_grid(specs, own=True, at_once=options.workers, **given)
 
 
 def _chosen(options):
@@ -349,12 +381,12 @@ def filled(text, content):
     )
 
 
-def execute(name, parameters, source=None, target=None):
+def execute(name, parameters, source=None, target=None, beside=()):
     """Execute a notebook through papermill unless its executed copy is of the same inputs.
 
     parameters: those that the notebook does not have are left out if they are among the grid's
-    (`PARAMETERS`), else refused with ValueError. Returns whether it was executed. The executed copy
-    appears only when all cells have run.
+    (`PARAMETERS`), else refused with ValueError. beside: profiles whose records it shows too.
+    Returns whether it was executed. The executed copy appears only when all cells have run.
     """
     import nbformat
     import papermill
@@ -371,7 +403,7 @@ def execute(name, parameters, source=None, target=None):
     passed = {key: value for key, value in parameters.items() if key in known}
     profile = parameters.get("profile", "embedded")
     target = target or records.ROOT / "results" / profile / "notebooks" / f"{name}.ipynb"
-    inputs = _inputs(source, passed, profile)
+    inputs = _inputs(source, passed, (profile, *beside))
     if target.exists() and nbformat.read(target, 4).metadata.get("inputs") == inputs:
         return False
     with fetch.aside(target) as part:
@@ -405,10 +437,10 @@ def _is_progress(output):
     return widget or output.get("name") == "stderr"
 
 
-def _inputs(source, parameters, profile):
+def _inputs(source, parameters, profiles):
     """A hash of all that an executed notebook shows: source, parameters, package and records."""
     package = sorted(Path(__file__).parent.rglob("*.py"))
-    found = sorted(records.runs_folder(profile).glob("*.json"))
+    found = [p for name in profiles for p in sorted(records.runs_folder(name).glob("*.json"))]
     digest = hashlib.sha256(json.dumps([parameters, records.workspace()]).encode())
     for path in [source, *package, *found]:
         digest.update(path.read_bytes())

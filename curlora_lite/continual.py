@@ -1,14 +1,16 @@
 """One run: the whole sequence of §6.4, from a RunSpec to a RunRecord."""
 
+import contextlib
 import dataclasses
 import math
+import os
 import resource
 import sys
 import time
 
 import torch
 
-from . import cur, data, geometry, memory, models, records, rivals, scoring, training
+from . import checkpoints, cur, data, geometry, memory, models, records, rivals, scoring, training
 from .adapters import (
     AdapterConfig,
     CURLoRAConfig,
@@ -23,13 +25,15 @@ HEAD_SEED = 1311  # the author's, set just before each task's head is made
 SHIFT_TOKENS = 256  # of the text at most, on which an adapter's output shift is measured
 
 
-def run(spec, progress=lambda what, examples=0: None):
+def run(spec, progress=lambda what, examples=0: None, checkpoint=None):
     """The sequence of §6.4 for one spec; returns its RunRecord.
 
     Perplexity; then for each task: a fresh head, training, and the accuracy of this and every
     earlier task; perplexity again. Adapters carry over from task to task; each task keeps its head.
     A loss that is not finite ends the run with status `diverged`, too little memory with
     `out of memory`; what was measured stays.
+    checkpoint: a path; the state after each task is kept there, and a run that finds its own there
+    goes on from it, to the same numbers (see `checkpoints`).
     Source: §6.4.
     """
     start = time.perf_counter()
@@ -40,13 +44,20 @@ def run(spec, progress=lambda what, examples=0: None):
     progress("loading the model")
     record = records.RunRecord(spec.to_dict(), provenance=records.provenance(device))
     loaded = None
-    with torch.random.fork_rng():
+
+    def keep(heads):
+        if checkpoint:
+            seconds = record.seconds + time.perf_counter() - start
+            so_far = dataclasses.replace(record, seconds=seconds)
+            checkpoints.save(checkpoint, so_far, loaded.model, heads)
+
+    with torch.random.fork_rng(), _deterministic(device):
         torch.manual_seed(spec.seed)
         try:
             loaded = models.load(spec.model.name, spec.precision, device)
             record.model_sha256 = loaded.sha256
             record.sources = {"model": loaded.origin, "data": data.origins(spec.source)}
-            _sequence(spec, loaded, record, progress)
+            _sequence(spec, loaded, record, progress, checkpoint, keep)
         except training.DivergedError as error:
             record.status, record.message = "diverged", str(error)
         except torch.OutOfMemoryError as error:
@@ -59,52 +70,69 @@ def run(spec, progress=lambda what, examples=0: None):
                 remove_adapters(loaded.model)
             if device == "cuda":
                 torch.cuda.empty_cache()
-    record.seconds = time.perf_counter() - start
+    record.seconds += time.perf_counter() - start
     return record
+
+
+@contextlib.contextmanager
+def _deterministic(device):
+    """On a GPU: only operations that give the same bits each time; one that cannot is an error.
+
+    What runs on a CPU here gives the same bits anyway, for the same number of threads.
+    """
+    if device != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def inputs(spec):
     """What a run of this spec would read now: (sha256 of the model, `data` of its record)."""
-    part = "tune" if spec.tune else "eval"
-    read = {"text": {part: data.digest_of_text(data.load_text(part, spec.source))}}
+    read = {"text": _text_digest(spec)}
     for task in spec.tasks:
         rows = _examples(spec, task)
         read[task.name] = {part: data.digest(dataset) for part, dataset in rows.items()}
     return models.sha256(spec.model.name), read
 
 
-def _sequence(spec, loaded, record, progress):
-    model, pad_id = loaded.model.requires_grad_(False), loaded.tokenizer.pad_token_id
-    progress("perplexity")
+def _text_digest(spec):
     part = "tune" if spec.tune else "eval"
-    record.data["text"] = {part: data.digest_of_text(data.load_text(part, spec.source))}
-    record.perplexity["initial"] = _base_perplexity(spec, loaded)
+    return {part: data.digest_of_text(data.load_text(part, spec.source))}
+
+
+def _sequence(spec, loaded, record, progress, checkpoint, keep):
+    model, pad_id = loaded.model.requires_grad_(False), loaded.tokenizer.pad_token_id
+    tensors = _resume(spec, record, checkpoint)
+    if not tensors:
+        progress("perplexity")
+        record.data["text"] = _text_digest(spec)
+        record.perplexity["initial"] = _base_perplexity(spec, loaded)
     if spec.method != "head-only":
         _adapt(model, spec)
         record.trainable["adapter"] = count_trainable(model)
-    heads, scored = {}, {}
-    for task in spec.tasks:
-        examples = _examples(spec, task)
-        record.data[task.name] = {part: data.digest(rows) for part, rows in examples.items()}
-        encoded = {
-            part: training.encode(rows, loaded.tokenizer, spec.max_length, spec.protocol.separator)
-            for part, rows in examples.items()
-        }
-        for part, rows in encoded.items():
-            limits = (task.classes, *_limits(model))
-            training.check_rows(rows, f"{task.name}, {part}", *limits)
-        head = new_head(model, task.classes, spec.seed)
-        for part in encoded:
-            if part != "train":
-                name = task.name if part == "eval" else f"{task.name}, {part}"
-                heads[name], scored[name] = head, encoded[part]
+    heads, scored = {}, {}  # task -> head; name of rows -> (their head, the rows)
+    for i, task in enumerate(spec.tasks):
+        train, beside = _rows(spec, task, loaded, record)
+        head = heads[task.name] = new_head(model, task.classes, spec.seed)
+        scored |= {name: (head, rows) for name, rows in beside.items()}
         record.trainable[f"head {task.name}"] = sum(p.numel() for p in head.parameters())
+        if i < len(record.stages):  # the checkpoint's
+            if i + 1 == len(record.stages):
+                checkpoints.restore(tensors, model, heads)
+            progress(f"training {task.name}", len(train.ids) * task.epochs)
+            continue
         progress(f"training {task.name}")
         trained = training.train_task(
             model.base_model,
             head,
             task,
-            encoded["train"],
+            train,
             spec,
             pad_id,
             on_step=lambda rows, name=task.name: progress(f"training {name}", rows),
@@ -113,12 +141,46 @@ def _sequence(spec, loaded, record, progress):
         if spec.method not in rivals.PEFT_METHODS:
             text = _text_ids(spec, loaded)[: min(SHIFT_TOKENS, spec.text_window)]
             record.stages[-1]["geometry"] = geometry.geometry(model, text)
-        _score(record.stages, spec, model, heads, scored, pad_id, progress)
+        _score(record.stages, spec, model, scored, pad_id, progress)
+        keep(heads)
     progress("perplexity")
     if spec.method == "head-only":  # the language model is the base model still
         record.perplexity["final"] = dict(record.perplexity["initial"])
     else:
         record.perplexity["final"] = _perplexity(spec, loaded)
+
+
+def _resume(spec, record, checkpoint):
+    """Tensors of this very run's checkpoint, its numbers put into `record`; None if there is none.
+
+    Nor if a row that it has read is another now.
+    """
+    found = checkpoints.load(checkpoint, record) if checkpoint else None
+    if found is None:
+        return None
+    kept, tensors = found
+    _, read = inputs(spec)
+    if any(read.get(name) != parts for name, parts in kept["data"].items()):
+        return None
+    for name in ("stages", "perplexity", "trainable", "data", "seconds"):
+        setattr(record, name, kept[name])
+    return tensors
+
+
+def _rows(spec, task, loaded, record):
+    """A task's token ids: (those to train on, name -> those to score); digests into `record`."""
+    examples = _examples(spec, task)
+    record.data[task.name] = {part: data.digest(rows) for part, rows in examples.items()}
+    train, scored = None, {}
+    for part, texts in examples.items():
+        rows = training.encode(texts, loaded.tokenizer, spec.max_length, spec.protocol.separator)
+        limits = (task.classes, *_limits(loaded.model))
+        training.check_rows(rows, f"{task.name}, {part}", *limits)
+        if part == "train":
+            train = rows
+        else:
+            scored[task.name if part == "eval" else f"{task.name}, {part}"] = rows
+    return train, scored
 
 
 def _adapt(model, spec):
@@ -202,14 +264,13 @@ def _stage(name, trained, model):
     }
 
 
-def _score(stages, spec, model, heads, scored, pad_id, progress):
-    """Put the scores of every head into the last stage; a frozen model's earlier ones are kept."""
+def _score(stages, spec, model, scored, pad_id, progress):
+    """Put the scores of all rows so far into the last stage; a frozen model keeps earlier ones."""
     start, stage = time.perf_counter(), stages[-1]
     before = stages[-2]["scores"] if spec.method == "head-only" and len(stages) > 1 else {}
     padded = spec.protocol.readout == "last-position" and spec.model.padding_side == "right"
-    for name, head in heads.items():
+    for name, (head, encoded) in scored.items():
         progress(f"scoring {name}")
-        encoded = scored[name]
         # the author's code pads in this one task's evaluation
         last_position = padded and name.startswith("sentiment140")
         stage["scores"][name] = before.get(name) or scoring.score_task(

@@ -83,6 +83,7 @@ def _facts(device):
         "device": name,
         "memory": f"{memory.installed() / 1e9:.0f} GB",
         "disk": f"{shutil.disk_usage(_existing(fetch.cache_dir())).free / 1e9:.0f} GB free",
+        "slurm": "sbatch is here: EXECUTOR=slurm" if shutil.which("sbatch") else "no sbatch here",
         "hub": hub_status(),
         "token": "there is one" if huggingface_hub.get_token() else "none",
         "mirror": f"{mirror}, lacks {lacks}" if mirror else f"none given; the cache lacks {lacks}",

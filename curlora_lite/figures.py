@@ -73,9 +73,9 @@ def _title(figure, records):
     figure.suptitle(said, fontsize=9)
 
 
-def plain(axis):
-    """Ticks of a log axis at 1, 2 and 5, as plain numbers."""
-    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+def plain(axis, subs=(1, 2, 5)):
+    """Ticks of a log axis at 1, 2 and 5 (or other `subs`), as plain numbers."""
+    axis.set_major_locator(ticker.LogLocator(subs=subs))
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(ticker.NullFormatter())
 

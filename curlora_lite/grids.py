@@ -1,6 +1,7 @@
 """A grid of runs: which are missing, computed one by one or side by side, kept as they come."""
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 import threading
@@ -51,14 +52,16 @@ def run_grid(specs, results=None, own=False, workers=None, retry=True, threads=N
         records.workspace()  # named before several processes would each do it
         workers = default_workers(missing) if workers is None else workers
         whole("workers", workers, 1)
-        with tqdm(total=sum(s.cost() for s in missing), bar_format=_BAR, **_SMOOTH) as bar:
-            shown = _Shown(bar, len(missing))
+        with progress_bar(missing) as bar:
+            shown = Shown(bar, len(missing))
             alone = workers == 1 and threads is None
             compute = _one_by_one if alone else _side_by_side
             with run_queue.Queue(missing, results, find, shown.found) as queue:
-                for spec, record in compute(queue, shown, workers, threads):
+                kept = functools.partial(_checkpoint, results=results)
+                for spec, record in compute(queue, shown, workers, threads, kept):
                     path = records.runs_folder(spec.profile, results) / f"{spec.key}.json"
                     records.save(record, path)
+                    kept(spec).unlink(missing_ok=True)
                     queue.done(spec)
                     shown.done += 1
             bar.set_description_str(f"{len(missing)} of {len(missing)} runs done")
@@ -97,20 +100,26 @@ def default_workers(specs):
     return max(1, min(memory.cores(), int(0.8 * memory.installed() / each), len(specs)))
 
 
-def _one_by_one(queue, shown, *_):
+def _checkpoint(spec, results=None):
+    """Where a run keeps its state between two tasks, until its record is saved."""
+    folder = records.runs_folder(spec.profile, results).parent / ".checkpoints"
+    return folder / f"{spec.key}.safetensors"
+
+
+def _one_by_one(queue, shown, workers, threads, kept):
     while queue.left:
         spec = queue.take()
         if spec is None:
             shown.wait(queue.left)
             continue
         try:
-            record = continual.run(spec, _Progress(shown, spec))
+            record = continual.run(spec, _Progress(shown, spec), kept(spec))
         except Exception as error:
             raise _failure(spec, error) from error
         yield spec, record
 
 
-def _side_by_side(queue, shown, workers, threads):
+def _side_by_side(queue, shown, workers, threads, kept):
     context = multiprocessing.get_context("spawn")
     news = context.SimpleQueue()  # (worker, what it does now, how far that moves the bar)
     start = (threads or max(1, memory.cores() // workers), news)
@@ -121,7 +130,7 @@ def _side_by_side(queue, shown, workers, threads):
             while running or (queue.left and not failed):
                 # no more than workers can take, so that nothing waits when the user interrupts
                 while not failed and len(running) < workers and (spec := queue.take()):
-                    running[pool.submit(_run_in_worker, spec)] = spec
+                    running[pool.submit(_run_in_worker, spec, kept(spec))] = spec
                 if not running:
                     shown.wait(queue.left)
                 timeout = _POLL if queue.left and len(running) < workers else None
@@ -152,7 +161,12 @@ def _follow(news, shown):
         shown(*message)
 
 
-class _Shown:
+def progress_bar(specs):
+    """A bar that is full when all these runs are done."""
+    return tqdm(total=sum(spec.cost() for spec in specs), bar_format=_BAR, **_SMOOTH)
+
+
+class Shown:
     """What the bar says: how many runs of how many are done, and what each worker does now."""
 
     def __init__(self, bar, runs):
@@ -194,8 +208,9 @@ def _end_with_parent():
     os._exit(1)
 
 
-def _run_in_worker(spec):
-    return continual.run(spec, _Progress(lambda *message: _run_in_worker.news.put(message), spec))
+def _run_in_worker(spec, checkpoint):
+    show = _Progress(lambda *message: _run_in_worker.news.put(message), spec)
+    return continual.run(spec, show, checkpoint)
 
 
 class _Progress:

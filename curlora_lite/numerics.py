@@ -14,6 +14,7 @@ from pathlib import Path
 # is here or below.
 NUMERICAL = (
     "adapters",
+    "checkpoints",
     "continual",
     "cur",
     "geometry",
@@ -54,6 +55,7 @@ EXEMPT = {
     "adapter_files": _MOVES,
     "checks": _MOVES,
     "cli": _MOVES,
+    "cluster": _MOVES,
     "grids": _MOVES,
     "memory": _MOVES,
     "numerics": _MOVES,

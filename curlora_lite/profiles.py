@@ -272,8 +272,9 @@ def _embedded(name, train1, train2, scored1, scored2, text_tokens, **kwargs):
     return Profile(name, tables, protocol, source="embedded", **kwargs)
 
 
-# Small, since there are hundreds of them, and in fp32: the rounding of bf16 would swallow the
-# smallest updates, which are part of what is asked. Epochs are three throughout.
+# Small, since there are hundreds of them. The small GPT-2, which carries the sweeps, in fp32: the
+# rounding of bf16 would swallow the smallest updates, which are part of what is asked. SmolLM2 in
+# the precision that the machine is fast in, for time. Epochs are three throughout.
 def _audit(name, train, scored, text_tokens, seeds):
     sizes = {"max_length": 64, "text_tokens": text_tokens, "learning_rate": 3e-3, "seeds": seeds}
     table1 = TablePlan(

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .adapters import AdapterConfig
+from .adapters import AdapterConfig, projections
 from .checks import known
 from .layers import AdapterLayer, adapter_dtype
 
@@ -78,9 +78,9 @@ def add_peft(model, method, config):
         )
     else:
         _as_linear(model, targets)
-        smallest = min(min(m.weight.shape) for m in _projections(model, targets).values())
+        smallest = min(min(m.weight.shape) for m in projections(model, targets).values())
         chosen = peft.OSFConfig(effective_rank=smallest - config.rank, target_modules=targets)
-    names = list(_projections(model, targets))
+    names = list(projections(model, targets))
     peft.get_peft_model(model, chosen)  # replaces the projections in place
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -93,16 +93,8 @@ def vera_rank(model, targets, rank):
 
     VeRA trains out + r_v parameters a projection, CURLoRA r^2; out alone may be more.
     """
-    outs = [_widths(m)[0] for m in _projections(model, targets).values()]
+    outs = [_widths(m)[0] for m in projections(model, targets).values()]
     return max(1, rank * rank - round(sum(outs) / len(outs)))
-
-
-def _projections(model, targets):
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and name.rsplit(".", 1)[-1] in targets
-    }
 
 
 def _widths(module):
@@ -113,7 +105,7 @@ def _widths(module):
 
 def _as_linear(model, targets):
     """Every `Conv1D` among the targets as the `nn.Linear` of the same function, for OSF."""
-    for name, module in _projections(model, targets).items():
+    for name, module in projections(model, targets).items():
         if isinstance(module, Conv1D):
             n_out, n_in = _widths(module)
             with torch.device("meta"):

@@ -65,6 +65,6 @@ def _lock(runs, key):
             lock.acquire()
         except filelock.Timeout:
             return None
-    for left in runs.glob(f".{key}.json.*.part"):  # of a process killed while writing
+    for left in runs.parent.glob(f"*/.{key}.*.part"):  # of a process killed while writing
         shutil.rmtree(left, ignore_errors=True)
     return lock

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from curlora_lite import continual, grids, profiles, records, verify
+from curlora_lite import cluster, continual, grids, profiles, records, verify
 
 
 def made_up_grid(runs):
@@ -22,13 +22,25 @@ def made_up_grid(runs):
     return profiles.grid("embedded", "table1", ranks=ranks, methods=["lora"])
 
 
-def made_up(spec, progress):
+def made_up(spec, progress, checkpoint):
     """A run in some milliseconds: numbers from the spec alone, a record of usual size."""
     chance = random.Random(int(hashlib.sha256(spec.key.encode()).hexdigest()[:8], 16))
     progress("loading the model")
     time.sleep(chance.uniform(0.0, 0.004))
     losses = [chance.random() for _ in range(1500)]
     return records.RunRecord(spec.to_dict(), stages=[{"task": "mrpc", "losses": losses}])
+
+
+class MadeUpTask(cluster.Task):
+    """A job of a made-up run; the first one of rank 2 is killed."""
+
+    def __call__(self, values):
+        marker = Path(self.results) / "killed"
+        if values["rank"] == 2 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        continual.run = made_up
+        return super().__call__(values)
 
 
 def started(specs, folder, run=made_up, log=None):
@@ -49,11 +61,11 @@ def started(specs, folder, run=made_up, log=None):
         os._exit(1)
 
 
-def _logged(run, log, spec, progress):
+def _logged(run, log, spec, *told):
     if log:
         with open(log, "a") as file:  # one write of one short line: whole, whoever else writes
             file.write(f"{spec.key}\n")
-    return run(spec, progress)
+    return run(spec, *told)
 
 
 def ended(pid):

@@ -160,6 +160,24 @@ def test_the_plan_shares_runs_and_goes_seed_by_seed():
     assert {s.profile for s in real} == {"audit", "smollm2"}
 
 
+def test_the_plan_has_head_only_at_every_rate_and_the_rules_where_they_move():
+    questions = plan.plan("audit")
+    cells = questions["movement"]
+    swept = {c.rate for c in cells if c.method != "head-only"}
+    assert {c.rate for c in cells if c.method == "head-only"} == {None, *swept}
+    assert len(swept) == 12
+    moved = [c for c in questions["selection"] if c.rate and c.method == "curlora"]
+    others = [c for c in moved if c.protocol.weighting != "inverted"]
+    assert len(others) == 3 * 3 and not any(c.protocol.replacement for c in moved)
+    # Eq. 4's own sweep is question 6's
+    assert {c for c in moved if c not in others} == {c for c in cells if c.method == "curlora"}
+
+
+def test_other_seeds_have_a_folder_of_their_own(tmp_path):
+    assert plan.outputs("audit", [4, 3, 2, 1, 0], tmp_path) == tmp_path / "audit"
+    assert plan.outputs("audit", (7, 8), tmp_path) == tmp_path / "audit" / "selections/seeds-7-8"
+
+
 @pytest.mark.parametrize("method", ["full", "vera"])
 def test_a_run_of_a_method_beside(tiny, monkeypatch, method):
     forgotten = []

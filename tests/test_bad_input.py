@@ -474,7 +474,7 @@ def test_a_diverged_run_is_recorded_and_the_grid_goes_on(tmp_path, rate, seed):
     with pytest.MonkeyPatch.context() as patch:
         made = []
 
-        def run(spec, progress):
+        def run(spec, progress, checkpoint):
             made.append(spec)
             if spec.learning_rate > 1:
                 return records.RunRecord(spec.to_dict(), "diverged", "loss nan at step 3 of 9")

@@ -9,7 +9,8 @@ import nbformat
 import papermill
 import pytest
 
-from curlora_lite import cli, records
+from curlora_lite import cli, grids, records
+from curlora_lite.audit import plan
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
@@ -86,6 +87,20 @@ def test_execution_passes_parameters_and_is_not_repeated(cache, tmp_path):
     assert cli.execute("in", {"x": 5}, source, target)
 
 
+def test_execution_is_repeated_when_a_record_of_any_profile_shown_changes(
+    cache, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(records, "runs_folder", lambda profile: tmp_path / profile)
+    source, target = one_cell_book(tmp_path / "in.ipynb", "print(x)"), tmp_path / "out.ipynb"
+    arguments = ("in", {"profile": "embedded"}, source, target, ("smollm2",))
+    assert cli.execute(*arguments)
+    for profile in ("embedded", "smollm2"):
+        assert not cli.execute(*arguments)
+        (tmp_path / profile).mkdir()
+        (tmp_path / profile / "run.json").write_text("{}")
+        assert cli.execute(*arguments)
+
+
 def test_a_notebook_that_fails_leaves_nothing(cache, tmp_path):
     source = one_cell_book(tmp_path / "in.ipynb", "raise RuntimeError(x)")
     target = tmp_path / "out" / "in.ipynb"
@@ -140,6 +155,33 @@ def test_the_pages_show_the_committed_tables(page):
     assert profiles_shown >= PAGES[page]
     content = lambda profile, name: committed(cli.table_path(profile, name))  # noqa: E731
     assert cli.filled(text, content) == text
+
+
+def test_an_audit_of_other_seeds_does_not_replace_the_audits_pages(
+    cache, tmp_path, monkeypatch, capsys
+):
+    executed = []
+
+    def execute(name, parameters, target, beside):
+        executed.append((parameters["seeds"], target, beside))
+        target.parent.mkdir(parents=True)
+        (target.parent.parent / "claims.md").write_text("claims")
+
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    monkeypatch.setattr(cli, "fetch_all", lambda options: None)
+    monkeypatch.setattr(cli, "execute", execute)
+    monkeypatch.setattr(grids, "reusable", lambda spec, **how: spec)
+    monkeypatch.setattr(plan, "run", lambda *_, **how: None)
+    page = tmp_path / "results" / "audit" / "README.md"
+    page.parent.mkdir(parents=True)
+    page.write_text("<!-- audit/claims --><!-- /audit/claims -->")
+    assert cli.main(["audit", "--seeds", "7,8"]) == 0
+    folder = page.parent / "selections" / "seeds-7-8"
+    assert executed == [([7, 8], folder / "notebooks" / "audit.ipynb", ("smollm2",))]
+    assert page.read_text() == "<!-- audit/claims --><!-- /audit/claims -->"
+    assert cli.main(["audit", "--seeds", "0,1,2,3,4"]) == 0
+    assert executed[1][1] == page.parent / "notebooks" / "audit.ipynb"
+    assert "claims<!--" in page.read_text()
 
 
 def test_other_choices_do_not_replace_the_profiles_tables(tmp_path):

@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 from transformers import get_cosine_schedule_with_warmup
 
@@ -168,7 +170,8 @@ def test_paired_differences():
     assert (found.mean, found.n) == (2, 3)
     assert found.p == pytest.approx(1 - 3.4641016 / math.sqrt(14), abs=1e-6)
     assert metrics.paired([1, 1], [1, 1]).p == 1
-    assert metrics.paired([2, 2], [1, 1]).p == 0
+    # 0.1 in each pair, but for rounding: no spread to judge by, not certainty
+    assert math.isnan(metrics.paired([0.7, 0.71, 0.69], [0.6, 0.61, 0.59]).p)
     with pytest.raises(ValueError, match="pairs"):
         metrics.paired([1, 2], [1])
 
@@ -178,3 +181,30 @@ def test_holm_by_hand():
     assert metrics.holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
     assert metrics.holm([0.4, 0.3]) == pytest.approx([0.6, 0.6])
     assert metrics.holm([]) == []
+    # the same numbers with one that cannot be judged, which does not count
+    assert metrics.holm([0.03, math.nan, 0.01, 0.5, 0.02]) == pytest.approx(
+        [0.06, math.nan, 0.04, 0.5, 0.06], nan_ok=True
+    )
+
+
+def test_two_level_interval_without_spread():
+    """Every row and seed alike: the mean of the tasks' differences, 1 and 0, exactly."""
+    assert metrics.two_level_interval([np.ones((3, 5)), np.zeros((3, 7))]) == (0.5, 0.5)
+
+
+def test_two_level_interval_of_two_seeds():
+    """Rows alike, one seed at 1 and one at 0: both drawn the same in a quarter of the draws each,
+    so that the middle half is 0.5 and the middle 80 % reach from 0 to 1."""
+    both = [np.array([[1.0] * 4, [0.0] * 4])] * 2
+    assert metrics.two_level_interval(both, level=0.3) == (0.5, 0.5)
+    assert metrics.two_level_interval(both, level=0.8) == (0.0, 1.0)
+
+
+def test_two_level_interval_of_one_seed_is_the_bootstrap_over_rows():
+    """scipy's percentile bootstrap of the same mean; both from 10,000 draws, whose 2.5 % quantile
+    has a standard error of some 0.0006 here."""
+    rows = np.random.default_rng(3).choice([-1, 0, 1], 400, p=[0.2, 0.5, 0.3])
+    oracle = stats.bootstrap((rows,), np.mean, n_resamples=10_000, method="percentile", rng=1)
+    expected = tuple(oracle.confidence_interval)
+    assert metrics.two_level_interval([rows[None]]) == pytest.approx(expected, abs=0.004)
+    assert metrics.two_level_interval([rows[None]]) == metrics.two_level_interval([rows[None]])

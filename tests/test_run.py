@@ -83,7 +83,9 @@ def test_grid_reuses_finished_records_and_nothing_else(tiny, monkeypatch):
     (folder / f"{specs[0].key}.json").write_text('{"half": ')  # as if killed while writing
     computed = []
     run = continual.run
-    monkeypatch.setattr(continual, "run", lambda spec, p: computed.append(spec) or run(spec, p))
+    monkeypatch.setattr(
+        continual, "run", lambda spec, *rest: computed.append(spec) or run(spec, *rest)
+    )
     after = grids.run_grid(specs, tiny, workers=1)
     assert computed == specs[:1]
     assert after[0].perplexity == records_before[0].perplexity

@@ -75,7 +75,7 @@ def test_a_run_that_another_process_computes_is_waited_for(folder, monkeypatch, 
     runs = records.runs_folder("embedded", folder)
     theirs = grids.run_queue._lock(runs, first.key)
 
-    def run(spec, progress):
+    def run(spec, progress, checkpoint):
         assert spec == second
         return records.RunRecord(spec.to_dict())
 

@@ -52,7 +52,7 @@ def test_scoring_reads_where_the_protocol_says(gpt2, readout, name):
     spec = table2(protocol=dataclasses.replace(PUBLISHED, readout=readout))
     stage = {"scores": {}}
     encoded = training.Encoded(rows, torch.zeros(len(rows), dtype=torch.long))
-    continual._score([stage], spec, gpt2, {name: head}, {name: encoded}, 0, lambda *_: None)
+    continual._score([stage], spec, gpt2, {name: (head, encoded)}, 0, lambda *_: None)
     size = 128 if readout == "last-position" and name != "mrpc" else 1
     answers = []
     for i in range(0, len(rows), size):

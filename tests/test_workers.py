@@ -16,7 +16,7 @@ SCRIPT = """
 import os, sys, time
 from curlora_lite import continual, grids, profiles, records
 
-def run(spec, progress):
+def run(spec, progress, checkpoint):
     time.sleep(1.0)
     if spec.rank == 13:
         raise RuntimeError("a fault")

@@ -1,44 +1,15 @@
-"""The audit's figures: one a question, each from the records of its Conditions."""
+"""The audit's figures: one or two a question, each from the records of its Conditions."""
 
+import math
 import statistics
 
 from .. import metrics, paper, profiles, training
 from ..figures import STYLES, new, plain
-from .measures import mean, place, values
-from .tables import difference, majority, movement_sweeps, selection_label, switch_label
-
-# Okabe and Ito's colours, a marker each.
-MOVERS = {
-    "Head only": STYLES["head-only"],
-    "LoRA-16, authors init": STYLES["lora"],
-    "LoRA-16, usual init": {"color": "#E69F00", "marker": "v"},
-    "CURLoRA-16": STYLES["curlora"],
-    "Full fine-tuning": {"color": "#000000", "marker": "D"},
-    "LoRA (PEFT)-16": {"color": "#CC79A7", "marker": "<"},
-    "VeRA (PEFT)": {"color": "#009E73", "marker": "P"},
-    "OSF (PEFT)": {"color": "#56B4E9", "marker": "X"},
-}
-DOTTED = {"color": "black", "linewidth": 0.9, "linestyle": ":"}
-OTHER = {"color": "#0072B2", "marker": "o"}
-
-
-def _bars(ax, y, found, style):
-    """A point with its interval over seeds, at height `y`; nothing if there is no value."""
-    found = list(found)
-    if not found:
-        return
-    middle, low, high = (found[0],) * 3 if len(found) == 1 else metrics.t_interval(found)
-    ax.errorbar(
-        middle, y, xerr=[[middle - low], [high - middle]], markersize=5, capsize=2,
-        elinewidth=0.8, linestyle="none", **style,
-    )  # fmt: skip
-
-
-def _names(ax, names):
-    ax.set_yticks(range(len(names)), names, fontsize=8)
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
-    ax.grid(axis="x", linewidth=0.4, alpha=0.6)
+from . import movement, plan, selection
+from .drawing import DOTTED, MOVERS, OTHER, RULES, around, curve, from_zero, interval, names
+from .factors import effects
+from .measures import difference, mean, place, values
+from .text import majority, scored, selection_label, switch_label, weighting_label
 
 
 def head_only(found):
@@ -48,9 +19,9 @@ def head_only(found):
     for ax, where in zip(axes, places, strict=True):
         cells = {cell: runs for cell, runs in found.items() if place(cell) == where}
         for y, (cell, runs) in enumerate(cells.items()):
-            _bars(ax, y, values(runs, "acc").values(), MOVERS.get(cell.name, OTHER))
+            interval(ax, y, values(runs, "acc").values(), MOVERS.get(cell.name, OTHER))
         ax.axvline(majority(next(iter(cells.values()))), **DOTTED)
-        _names(ax, [cell.name for cell in cells])
+        names(ax, [cell.name for cell in cells])
         ax.set_xlabel("accuracy over the tasks, at the end", fontsize=8)
         ax.set_title(where, fontsize=9)
     return figure
@@ -68,30 +39,19 @@ def collapse(found):
                 if cell.rate and (cell.protocol.lora_init, cell.protocol.scaling) == (init, scaling)
             }
             label = f"{init} init, {scaling}"
-            _sweep(axes[0], cells, "learned", {**style, "linestyle": line, "label": label})
-            _sweep(axes[1], cells, "ratio", {**style, "linestyle": line, "label": label})
+            curve(axes[0], cells, "learned", {**style, "linestyle": line, "label": label})
+            curve(axes[1], cells, "ratio", {**style, "linestyle": line, "label": label})
+    swept = {cell: runs for cell, runs in found.items() if cell.rate}
+    around(axes[0], [mean(runs, "learned") for runs in swept.values()])
     axes[0].set_ylabel("accuracy, just learned", fontsize=8)
     axes[1].set_ylabel("perplexity, after / before (log)", fontsize=8)
     axes[1].set_yscale("log")
+    axes[1].set_ylim(0.8, 2 * max(mean(runs, "ratio") or 1 for runs in swept.values()))
     for ax in axes:
         ax.set_xscale("log")
         ax.set_xlabel("learning rate (log)", fontsize=8)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure
-
-
-def _sweep(ax, cells, measure, style):
-    points = [(rate, list(values(runs, measure).values())) for rate, runs in sorted(cells.items())]
-    points = [(rate, found) for rate, found in points if found]
-    if not points:
-        return
-    middles = [statistics.fmean(found) for _, found in points]
-    bars = {}
-    if all(len(found) > 1 for _, found in points):
-        intervals = [metrics.t_interval(found) for _, found in points]
-        low = [max(0, m - max(i[1], m / 100)) for m, i in zip(middles, intervals, strict=True)]
-        bars = {"yerr": [low, [i[2] - i[0] for i in intervals]], "capsize": 2, "elinewidth": 0.6}
-    ax.errorbar([rate for rate, _ in points], middles, markersize=4, linewidth=1.1, **bars, **style)
 
 
 def sentiment(found):
@@ -114,7 +74,7 @@ def sentiment(found):
             left += share
         right = statistics.fmean(score["accuracy"] for score in scores)
         ax.text(101, y, f"{right:.2f}", va="center", fontsize=8)
-    _names(ax, [f"{place(cell)}: {cell.name}" for cell in cells])
+    names(ax, [f"{place(cell)}: {cell.name}" for cell in cells])
     ax.axvline(50, **DOTTED)
     ax.set_xlim(0, 108)
     ax.set_xlabel("answers on as many positive as negative rows, %; right: accuracy", fontsize=8)
@@ -127,11 +87,11 @@ def schedule(_):
     figure, axes = new(2, width=8.2, height=2.6)
     names = {"table1": "mistral-7b", "table2": "gpt2-large"}
     for ax, (table, name) in zip(axes, names.items(), strict=True):
-        plan = profiles.profile_named(name).tables[table]
+        sizes = profiles.profile_named(name).tables[table]
         for kind, colour, line in (("records", "#D55E00", "-"), ("steps", "#0072B2", "--")):
             start = 0
-            for task in plan.tasks:
-                steps = task.epochs * -(-task.train_rows // plan.batch)
+            for task in sizes.tasks:
+                steps = task.epochs * -(-task.train_rows // sizes.batch)
                 rates = [100 * training.rate(i, steps, task.peak, kind) for i in range(steps)]
                 label = {"records": "published", "steps": "proper"}[kind] if start == 0 else None
                 ax.plot(range(start, start + steps), rates, line, color=colour, label=label)
@@ -143,15 +103,16 @@ def schedule(_):
     return figure
 
 
-def selection(found):
+def rules(found):
     """By the rule that rows and columns are drawn by: ACC, and how far the weights moved."""
+    cells = selection.published(found)
     figure, axes = new(2, width=8, height=2.9)
-    for y, runs in enumerate(found.values()):
-        _bars(axes[0], y, values(runs, "acc").values(), OTHER)
-        _bars(axes[1], y, [100 * v for v in values(runs, "update").values()], OTHER)
-    axes[0].axvline(majority(next(iter(found.values()))), **DOTTED)
-    _names(axes[0], [selection_label(cell.protocol) for cell in found])
-    _names(axes[1], [""] * len(found))
+    for y, runs in enumerate(cells.values()):
+        interval(axes[0], y, values(runs, "acc").values(), OTHER)
+        interval(axes[1], y, [100 * v for v in values(runs, "update").values()], OTHER)
+    axes[0].axvline(majority(next(iter(cells.values()))), **DOTTED)
+    names(axes[0], [selection_label(cell.protocol) for cell in cells])
+    names(axes[1], [""] * len(cells))
     axes[0].set_xlabel("accuracy over the tasks, at the end", fontsize=8)
     axes[1].set_xlabel("‖CUR‖ / ‖W‖ at the end, % (log)", fontsize=8)
     axes[1].set_xscale("log")
@@ -159,24 +120,91 @@ def selection(found):
     return figure
 
 
-def movement(found):
-    """The plasticity-stability frontier: a line a method, a point a learning rate."""
-    figure, axes = new(2, width=9.2, height=3.6)
-    for name, sweep in movement_sweeps(found).items():
-        for ax, measure in zip(axes, ("nats", "forgetting"), strict=True):
-            points = [
-                (mean(runs, "learned"), mean(runs, measure)) for _, runs in sorted(sweep.items())
-            ]
-            points = [point for point in points if point[0] is not None]
-            ax.plot(
-                *zip(*points, strict=True), markersize=5, linewidth=0.9, label=name, **MOVERS[name]
+def rules_moved(found):
+    """The rules over learning rates, by how far they move the weights: learned, lost, forgotten."""
+    figure, axes = new(3, width=10.5, height=3)
+    heads = selection.heads(found)
+    for name, sweep in selection.moved(found).items():
+        label = weighting_label(plan.corrected(weighting=name))
+        line = "-" if name == selection.EQ4 else "none"
+        for ax, measure in zip(axes, selection.MEASURES, strict=True):
+            points = _means(
+                selection.over_head(runs, heads.get(rate, []), measure)
+                for rate, runs in sweep.items()
             )
-    head = next(runs for cell, runs in found.items() if cell.method == "head-only")
-    for ax, measure in zip(axes, ("nats", "forgetting"), strict=True):
-        ax.plot(mean(head, "learned"), mean(head, measure), label="Head only", linestyle="none",
-                markersize=7, **MOVERS["Head only"])  # fmt: skip
-        ax.set_xlabel("accuracy on the task just learned", fontsize=8)
-    axes[0].set_yscale("symlog", linthresh=0.01)
+            if points:
+                ax.plot(*zip(*points, strict=True), markersize=5, linewidth=0.9, linestyle=line,
+                        label=label, **RULES[name])  # fmt: skip
+    for ax in axes:
+        ax.set_xscale("log")
+        plain(ax.xaxis, (1,))
+        ax.tick_params(labelsize=8)
+        ax.set_xlabel("‖CUR‖ / ‖W‖ at the end, % (log)", fontsize=8)
+    axes[0].set_ylabel("just learned, over head only there", fontsize=8)
+    axes[1].set_ylabel("forgetting", fontsize=8)
+    axes[2].set_ylabel("perplexity growth, nats (symlog)", fontsize=8)
+    from_zero(axes[2])
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    return figure
+
+
+def _means(cells):
+    """(‖CUR‖ / ‖W‖ in percent, measure) of each cell, means over seeds."""
+    return [
+        tuple(map(statistics.fmean, zip(*((100 * math.exp(x), y) for x, y in one), strict=True)))
+        for one in (cell.values() for cell in cells)
+        if one
+    ]
+
+
+def by_rate(found):
+    """Just-learned accuracy by learning rate: each method's, and what it adds to head only there;
+    grey: head only, with its interval over seeds."""
+    figure, axes = new(2, width=9.6, height=3.4)
+    heads = movement.heads(found)
+    curve(axes[0], heads, "learned", {**MOVERS["Head only"], "label": "Head only", "zorder": 3})
+    for name, sweep in movement.sweeps(found).items():
+        means = [(rate, mean(runs, "learned")) for rate, runs in sweep.items()]
+        pairs = [(r, difference(runs, heads.get(r, []), "learned")) for r, runs in sweep.items()]
+        added = [(rate, pair.mean) for rate, pair in pairs if pair]
+        for ax, points in zip(axes, ([m for m in means if m[1] is not None], added), strict=True):
+            if points:
+                ax.plot(*zip(*points, strict=True), markersize=4, linewidth=0.9, label=name,
+                        **MOVERS[name])  # fmt: skip
+    axes[1].axhline(0, **DOTTED)
+    everything = [
+        *heads.values(),
+        *(r for s in movement.sweeps(found).values() for r in s.values()),
+    ]
+    around(axes[0], [mean(runs, "learned") for runs in everything])
+    for ax in axes:
+        ax.set_xscale("log")
+        ax.tick_params(labelsize=8)
+        ax.set_xlabel("learning rate (log)", fontsize=8)
+    axes[0].set_ylabel("accuracy, just learned", fontsize=8)
+    axes[1].set_ylabel("over head only at the same rate", fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    return figure
+
+
+def frontier(found):
+    """The plasticity-stability frontier: a line a method, a point a learning rate, by what it
+    learns more than head only at its best rate; dotted: the levels of the table."""
+    figure, axes = new(2, width=9.6, height=3.6)
+    base = mean(movement.head_alone(found)[1], "learned")
+    for name, sweep in {"Head only": movement.heads(found), **movement.sweeps(found)}.items():
+        for ax, measure in zip(axes, movement.PRICES, strict=True):
+            points = [(mean(runs, "learned"), mean(runs, measure)) for runs in sweep.values()]
+            points = [(x - base, y) for x, y in points if x is not None]
+            if points:
+                ax.plot(*zip(*points, strict=True), markersize=5, linewidth=0.9, label=name,
+                        **MOVERS[name])  # fmt: skip
+    for ax in axes:
+        for level in movement.prices(found):
+            ax.axvline(level, **DOTTED)
+        ax.tick_params(labelsize=8)
+        ax.set_xlabel("accuracy just learned, over head only's best", fontsize=8)
+    from_zero(axes[0])
     axes[0].set_ylabel("perplexity growth, nats per token (symlog)", fontsize=8)
     axes[1].set_ylabel("forgetting", fontsize=8)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
@@ -187,20 +215,18 @@ def factors(found):
     """What each switch alone changes, from the published protocol; 95 % intervals over seeds."""
     methods = list(dict.fromkeys(cell.method for cell in found))
     figure, axes = new(2, width=9, height=4.2)
-    rows = list(dict.fromkeys(switch_label(cell.protocol) for cell in found))[1:]
-    for k, method in enumerate(methods):
-        cells = {c: runs for c, runs in found.items() if c.method == method}
-        (_, base), *others = cells.items()
-        for cell, runs in others:
-            y = rows.index(switch_label(cell.protocol)) + (k - 0.5) * 0.3
-            for ax, measure in zip(axes, ("acc", "nats"), strict=True):
-                pair = difference(runs, base, measure)
-                if pair:
-                    bars = [[pair.mean - pair.low], [pair.high - pair.mean]]
-                    ax.errorbar(pair.mean, y, xerr=bars, markersize=4, capsize=2, elinewidth=0.8,
-                                linestyle="none", **STYLES[method])  # fmt: skip
+    shown = (cell.protocol for cell in found if not scored(cell.protocol))
+    rows = list(dict.fromkeys(map(switch_label, shown)))[1:]
+    for cell, _, pairs in effects(found):
+        k = methods.index(cell.method)
+        for ax, measure in zip(axes, ("acc", "nats"), strict=True):
+            if pair := pairs[measure]:
+                y = rows.index(switch_label(cell.protocol)) + (k - 0.5) * 0.3
+                bars = [[pair.mean - pair.low], [pair.high - pair.mean]]
+                ax.errorbar(pair.mean, y, xerr=bars, markersize=4, capsize=2, elinewidth=0.8,
+                            linestyle="none", **STYLES[cell.method])  # fmt: skip
     for ax in axes:
-        _names(ax, rows)
+        names(ax, rows)
         ax.axvline(0, **DOTTED)
     axes[1].set_yticklabels([])
     axes[0].set_xlabel("change of ACC", fontsize=8)
@@ -215,11 +241,11 @@ def factors(found):
 
 
 ALL = {
-    "head-only": head_only,
-    "collapse": collapse,
-    "sentiment": sentiment,
-    "schedule": schedule,
-    "selection": selection,
-    "movement": movement,
-    "factors": factors,
+    "head-only": {"head_only": head_only},
+    "collapse": {"collapse": collapse},
+    "sentiment": {"sentiment": sentiment},
+    "schedule": {"schedule": schedule},
+    "selection": {"selection": rules, "selection_moved": rules_moved},
+    "movement": {"movement_rates": by_rate, "movement": frontier},
+    "factors": {"factors": factors},
 }

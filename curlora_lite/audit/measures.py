@@ -1,6 +1,6 @@
-"""What the audit reads off its records: measures of a run, means over seeds, pairs, equal gains."""
+"""What the audit reads off its records: measures of a run, means over seeds, pairs, prices."""
 
-import itertools
+import math
 import statistics
 from dataclasses import dataclass
 
@@ -13,7 +13,8 @@ class Measures:
     """One finished run. Sentiment140 counts by balanced rows where it was scored on them.
 
     learned: accuracy of each task right after its own stage, mean. acc: of all tasks at the end.
-    forgetting: best earlier less last. ratio, nats: perplexity after over before, and its log.
+    forgetting: best earlier less last. bwt: last less right after. ratio, nats: perplexity after
+    over before, and its log.
     update: ||W_adapted||_F / ||W||_F at the end, mean over projections; None without an adapter.
     """
 
@@ -21,6 +22,7 @@ class Measures:
     learned: float
     acc: float
     forgetting: float
+    bwt: float
     ratio: float
     nats: float
     update: float | None
@@ -38,6 +40,7 @@ def measures(record):
         learned=metrics.plasticity(R),
         acc=metrics.average_accuracy(R),
         forgetting=metrics.forgetting(R),
+        bwt=metrics.backward_transfer(R),
         ratio=after / before,
         nats=metrics.nats_lost(before, after),
         update=statistics.fmean(norms) if norms else None,
@@ -45,18 +48,25 @@ def measures(record):
 
 
 def values(records, name):
-    """seed -> one measure of every finished run."""
+    """seed -> one measure of every finished run that has it."""
     found = [m for m in map(measures, records) if m is not None]
-    return {m.seed: getattr(m, name) for m in found}
+    return {m.seed: getattr(m, name) for m in found if getattr(m, name) is not None}
+
+
+def pair(first, second):
+    """`metrics.Paired` of two {seed: value} over the seeds that both have; None for fewer than two.
+
+    Never of different seeds: what one lacks, both do without.
+    """
+    seeds = sorted(first.keys() & second.keys())
+    if len(seeds) < 2:
+        return None
+    return metrics.paired([first[s] for s in seeds], [second[s] for s in seeds])
 
 
 def difference(first, second, name):
-    """`metrics.Paired` of a measure over the seeds that both have; None for fewer than two."""
-    a, b = values(first, name), values(second, name)
-    seeds = sorted(a.keys() & b.keys())
-    if len(seeds) < 2:
-        return None
-    return metrics.paired([a[s] for s in seeds], [b[s] for s in seeds])
+    """`pair` of a measure of two lists of records."""
+    return pair(values(first, name), values(second, name))
 
 
 def mean(records, name):
@@ -72,21 +82,32 @@ def place(cell):
     return label + (", paper's data" if spec.source == "paper" else "")
 
 
-def at_equal_gain(sweep, gain, name):
-    """What a method pays, in the measure `name`, where it has learned `gain`: seed -> value.
+def best_rate(sweep):
+    """The rate of {rate: records} whose mean over seeds of `learned` is highest.
 
-    sweep: {learning rate -> records}. For each seed the runs go by rising rate; between the first
-    two neighbours whose `learned` accuracies lie on either side of `gain` (or on it) the measure is
-    interpolated linearly. Seeds that never learn as much are left out.
+    Among the rates that most seeds have finished, so that means are over the same ones.
+    ValueError if no run has finished.
     """
-    rates = sorted(sweep)
-    gains = {rate: values(sweep[rate], "learned") for rate in rates}
-    costs = {rate: values(sweep[rate], name) for rate in rates}
+    found = {rate: values(runs, "learned") for rate, runs in sweep.items()}
+    most = max(map(len, found.values()), default=0)
+    if not most:
+        raise ValueError("sweep: got no finished run, expected at least one")
+    whole = {rate: by_seed for rate, by_seed in found.items() if len(by_seed) == most}
+    return max(whole, key=lambda rate: statistics.fmean(whole[rate].values()))
+
+
+def least_paid(sweep, floor, name):
+    """The least of a measure among a method's rates that learn at least so much: seed -> value.
+
+    sweep: {rate: records}. floor: {seed: the `learned` accuracy asked of it}. Seeds of which no
+    rate learns as much are left out, to be counted by the caller.
+    """
+    learned = {rate: values(runs, "learned") for rate, runs in sweep.items()}
+    paid = {rate: values(runs, name) for rate, runs in sweep.items()}
     found = {}
-    for seed in sorted({s for by_seed in gains.values() for s in by_seed}):
-        points = [(gains[r][seed], costs[r][seed]) for r in rates if seed in gains[r]]
-        for (low, paid), (high, pays) in itertools.pairwise(points):
-            if low <= gain <= high and high > low:
-                found[seed] = paid + (pays - paid) * (gain - low) / (high - low)
-                break
+    for seed, asked in floor.items():
+        # 1e-9: sums of rounded shares
+        there = [r for r in sweep if learned[r].get(seed, -math.inf) >= asked - 1e-9]
+        if there:
+            found[seed] = min(paid[r][seed] for r in there)
     return found

@@ -1,4 +1,7 @@
-"""The audit as pages: every question's tables, figure and conclusion, saved and ready to show."""
+"""The audit as pages: every question's tables, figures and conclusion, saved and ready to show."""
+
+import dataclasses
+import re
 
 from IPython.display import Markdown
 
@@ -10,36 +13,49 @@ from .claims import claims_table
 
 
 def page(question, found, folder):
-    """A question's tables, figure and conclusion; saved below `folder`, returned to be displayed.
+    """A question's tables, figures and conclusion; saved below `folder`, returned to be displayed.
 
     found: {Condition: records} of this question. A question without the runs that it needs gives a
-    line that says so.
+    line that says so; a table or figure of which there is nothing yet is left out.
     """
     if not tables.has_results(question, found):
         return [Markdown("The runs that this question needs are not there.")]
-    shown, source = [], _source([found])
-    for name, make in tables.ALL[question].items():
-        table = make(found)
+    source = _source([found], folder)
+    made = {name: make(found) for name, make in tables.ALL[question].items()}
+    shown = {name: table for name, table in made.items() if table.rows}
+    for name, table in shown.items():
         table.save(folder / "tables" / name, source)
-        shown.append(table)
-    figure = figures.ALL[question](found)
-    save(figure, folder / "figures" / question.replace("-", "_"), source)
-    return [*shown, figure, Markdown(f"**What follows.** {words.ALL[question](found)}")]
+    empty = made.keys() - shown.keys()
+    drawn = {name: draw(found) for name, draw in figures.ALL[question].items() if name not in empty}
+    for name, figure in drawn.items():
+        save(figure, folder / "figures" / name, source)
+    what = Markdown(f"**What follows.** {words.ALL[question](found)}")
+    return [*shown.values(), *drawn.values(), what]
 
 
 def last_page(found, folder):
-    """The claims table and what the audit took; saved, returned to be displayed."""
+    """The claims table and what the audit took; saved, returned to be displayed.
+
+    Links in the Markdown lead from `folder`; CSV and LaTeX name what they lead to.
+    """
     claims = claims_table(found, counted("Mistral-7B-v0.3", 16))
-    source = _source(found.values())
-    claims.save(folder / "claims", source)
+    source = _source(found.values(), folder)
+    claims.save(folder / "claims", source, (".md",))
+    relinked(claims, r"\1").save(folder / "claims", source, (".csv", ".tex"))
     took = tables.compute(found)
     took.save(folder / "tables" / "compute", source)
-    return [claims, took]
+    return [relinked(claims, r"[\1](../\2)"), took]  # the notebook is a folder deeper
 
 
-def _source(questions):
+def relinked(table, pattern):
+    """A Table whose Markdown links are written by another pattern: \1 the text, \2 the target."""
+    rows = (tuple(re.sub(r"\[([^]]*)\]\(([^)]*)\)", pattern, c) for c in row) for row in table.rows)
+    return dataclasses.replace(table, rows=tuple(rows))
+
+
+def _source(questions, folder):
     runs = [run for cells in questions for found in cells.values() for run in found]
     quick = any(run.spec["profile"] == "audit-quick" for run in runs)
-    return provenance.of_runs(
-        runs, provenance.command("audit", "audit-quick" if quick else "audit")
-    )
+    chosen = sorted({run.spec["seed"] for run in runs}) if "selections" in folder.parts else None
+    again = provenance.command("audit", "audit-quick" if quick else "audit", seeds=chosen)
+    return provenance.of_runs(runs, again)

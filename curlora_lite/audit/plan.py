@@ -15,6 +15,8 @@ RANK = 16
 # six learning rates over three decades, for the sweeps; what trains few numbers needs larger ones
 RATES = (1e-4, 4e-4, 1.6e-3, 6.3e-3, 2.5e-2, 1e-1)
 FEW = {"curlora": 10, "vera": 10}
+MOVED = RATES[2:5]  # times FEW: where CURLoRA moves the weights, for the rules of drawing
+REAL = "smollm2"  # the profile on the paper's data
 MOVERS = ("lora", "curlora", "full", *profiles.BESIDE[1:])  # whose frontier is drawn
 SCORED = {"sentiment_eval", "perplexity"}  # switches of the scores, not of the training
 
@@ -72,9 +74,11 @@ def plan(profile="audit", real=False):
     rates = RATES[::2] if quick else RATES
     both, usual = Protocol.published(), published(lora_init="usual")
     core = [("head-only", both), ("curlora", both), ("lora", both), ("lora", usual)]
-    where = [(profile, "table2"), (profile, "table1")] + ([("smollm2", "table1")] if real else [])
+    where = [(profile, "table2"), (profile, "table1")] + ([(REAL, "table1")] if real else [])
     shared = [small(p, t, method, protocol) for p, t in where for method, protocol in core]
     small2 = (profile, "table2")
+    heads = sorted({*rates, *(10 * rate for rate in rates)})
+    moved = MOVED[-1:] if quick else MOVED
     return {
         "head-only": [*shared, *(small(*small2, "curlora", both, r) for r in ranks if r != RANK)],
         "collapse": [
@@ -94,6 +98,18 @@ def plan(profile="audit", real=False):
             small(*small2, "curlora", published(weighting=weighting, replacement=replacement))
             for weighting in CHOICES["weighting"]
             for replacement in (False, True)  # the text's reading first: others are held against it
+        ]
+        # Eq. 4 (and head only, to take its learning off) at every rate, the others where they move
+        + [
+            small(*small2, method, corrected(), rate=10 * rate)
+            for method in ("curlora", "head-only")
+            for rate in rates
+        ]
+        + [
+            small(*small2, "curlora", corrected(weighting=weighting), rate=10 * rate)
+            for weighting in CHOICES["weighting"]
+            if weighting != corrected().weighting
+            for rate in moved
         ],
         "movement": [
             small(*small2, method, corrected(lora_init=init), rate=rate * FEW.get(method, 1))
@@ -101,7 +117,7 @@ def plan(profile="audit", real=False):
             for init in (CHOICES["lora_init"] if method == "lora" else ("usual",))
             for rate in rates
         ]
-        + [small(*small2, "head-only", corrected())],
+        + [small(*small2, "head-only", corrected(), rate=rate) for rate in (None, *heads)],
         "factors": [
             small(*small2, method, protocol)
             for method in ("lora", "curlora")
@@ -126,6 +142,13 @@ def all_specs(questions, seeds):
     """Every RunSpec of a plan once: seed by seed, so that an interrupted audit has whole seeds."""
     cells = dict.fromkeys(cell for cells in questions.values() for cell in cells)
     return list(dict.fromkeys(s for seed in seeds for cell in cells for s in cell.specs([seed])))
+
+
+def outputs(profile, seeds, results=None):
+    """Where a plan's tables go: other seeds than the profile's own have a folder of their own."""
+    own = profiles.profile_named(profile).tables["table2"].seeds
+    chosen = None if sorted(seeds) == sorted(own) else list(seeds)
+    return records.outputs(profile, results, seeds=chosen)
 
 
 def gather(questions, seeds, results=None):

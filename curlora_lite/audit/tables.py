@@ -1,103 +1,48 @@
-"""The audit's tables: one a question, each from the records of its Conditions."""
+"""The audit's tables: one or more a question, each from the records of its Conditions."""
 
-import math
 import statistics
 
 from .. import metrics, paper, profiles, training
-from ..protocol import Protocol
 from ..tables import Table
-from . import plan
-from .measures import at_equal_gain, difference, mean, measures, place, values
-
-INTERVAL = "In brackets: 95 % interval by Student's t over seeds (rows and model stay the same)."
-PAIRED = "Differences: pairs of runs of the same seed and rows; p by the paired t test, Holm's."
-BALANCED = "Sentiment140 counts by as many positive as negative rows."
-
-
-def signed(value, digits=3):
-    """With its sign, and no minus zero."""
-    return f"{round(value, digits) + 0.0:+.{digits}f}"
-
-
-def over_seeds(found, digits=3):
-    """`0.62 (0.60 to 0.64)`; without an interval for one seed, a dash for none."""
-    found = list(found)
-    if not found:
-        return "–"
-    if len(found) == 1:
-        return f"{found[0]:.{digits}f}"
-    middle, low, high = metrics.t_interval(found)
-    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def paired_text(found, digits=3):
-    """A `Paired` as `+0.02 (-0.01 to +0.05)`; `one seed` for None."""
-    if found is None:
-        return "one seed"
-    low, high = signed(found.low, digits), signed(found.high, digits)
-    return f"{signed(found.mean, digits)} ({low} to {high})"
-
-
-def ratio_text(found):
-    """Perplexity ratios of several seeds: their geometric mean."""
-    found = list(found)
-    if not found:
-        return "–"
-    value = statistics.geometric_mean(found)
-    return f"×{value:,.0f}" if value >= 100 else f"×{value:.3g}" if value >= 10 else f"×{value:.2f}"
-
-
-def _finished(records):
-    done = sum(r.status == "finished" for r in records)
-    return str(done) if done == len(records) else f"{done} of {len(records)}"
-
-
-def _holm(pairs):
-    """Holm-adjusted p of every `Paired` in the list, as text; blank for None."""
-    there = [pair for pair in pairs if pair is not None]
-    adjusted = iter(metrics.holm([pair.p for pair in there]))
-    return ["" if pair is None else _p(next(adjusted)) for pair in pairs]
-
-
-def _p(value):
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def majority(records):
-    """The mean over tasks of the majority class's share, by a finished run; NaN without one."""
-    run = next((r for r in records if r.status == "finished"), None)
-    if run is None:
-        return math.nan
-    shares = []
-    for stage in run.stages:
-        scores = run.stages[-1]["scores"]
-        beside = scores.get(metrics.BALANCED) if stage["task"] == "sentiment140" else None
-        shares.append((beside or scores[stage["task"]])["majority"])
-    return statistics.fmean(shares)
+from . import movement, plan, selection
+from .bootstrap import accuracy_interval
+from .factors import factors
+from .measures import difference, measures, place, values
+from .text import (
+    BALANCED,
+    INTERVAL,
+    PAIRED,
+    finished,
+    interval_text,
+    majority,
+    over_seeds,
+    p_texts,
+    paired_text,
+    ratio_text,
+)
 
 
 def head_only(found):
     """Question 1: what of CURLoRA's (and LoRA's) accuracy a frozen model with a head reaches."""
     heads = {place(cell): runs for cell, runs in found.items() if cell.method == "head-only"}
-    pairs = [difference(runs, heads[place(cell)], "acc") for cell, runs in found.items()]
-    rows = []
-    adjusted = _holm(
-        [
-            None if cell.method == "head-only" else pair
-            for cell, pair in zip(found, pairs, strict=True)
-        ]
-    )
-    for (cell, runs), pair, p in zip(found.items(), pairs, adjusted, strict=True):
+    pairs, lines = [], []
+    for cell, runs in found.items():
         own = cell.method == "head-only"
-        rows.append(
+        pairs.append(None if own else difference(runs, heads[place(cell)], "acc"))
+    for (cell, runs), pair, p in zip(found.items(), pairs, p_texts(pairs), strict=True):
+        head = heads[place(cell)]
+        own = runs is head
+        both = None if own else accuracy_interval(runs, head)
+        lines.append(
             (
                 f"{place(cell)}: {cell.name}",
-                _finished(runs),
+                finished(runs),
                 over_seeds(values(runs, "learned").values()),
                 over_seeds(values(runs, "acc").values()),
-                f"{majority(heads[place(cell)]):.3f}",
+                f"{majority(head):.3f}",
                 "" if own else paired_text(pair),
-                "" if own else p,
+                p,
+                "" if own else "–" if both is None else interval_text(*both),
                 ratio_text(values(runs, "ratio").values()),
             )
         )
@@ -109,10 +54,52 @@ def head_only(found):
         "Majority",
         "ACC over head only",
         "p",
+        "Interval, seeds and rows",
         "Perplexity",
     )
-    notes = (f"Published protocol. {BALANCED} {INTERVAL} {PAIRED}",)
-    return Table("Question 1: against head only", columns, tuple(rows), notes)
+    notes = (
+        f"Published protocol. {BALANCED} {INTERVAL} {PAIRED}",
+        "Seeds and rows: 95 % bootstrap interval of the difference, seeds and evaluation rows both "
+        "drawn anew, the same rows for both methods. With few seeds it understates their part: "
+        "read it beside the other; where either includes zero, the difference is not shown. A "
+        "dash: one seed alone, whose difference is a description.",
+    )
+    return Table("Question 1: against head only", columns, tuple(lines), notes)
+
+
+def stability(found):
+    """Question 1: what is lost of earlier tasks, and what is not learned of each."""
+    best, lines = {}, []  # (place) -> the best mean of any method, task by task
+    for cell, runs in found.items():
+        learned = _learned(runs)
+        if learned:
+            means = [statistics.fmean(task) for task in zip(*learned, strict=True)]
+            before = best.get(place(cell), means)
+            best[place(cell)] = [max(pair) for pair in zip(before, means, strict=True)]
+    for cell, runs in found.items():
+        matrices = _matrices(runs)
+        missed = [metrics.intransigence(R, best[place(cell)]) for R in matrices]
+        measured = [values(runs, m).values() for m in ("forgetting", "bwt")]
+        shown = [over_seeds(found) for found in (*measured, missed)]
+        lines.append((f"{place(cell)}: {cell.name}", finished(runs), *shown))
+    columns = ("", "Seeds", "Forgetting", "BWT", "Intransigence")
+    notes = (
+        "Published protocol. Forgetting: best earlier accuracy less the last, over the earlier "
+        "tasks; BWT: last less right after the task's own stage (below zero: lost). "
+        "Intransigence: what just-learned accuracy falls short of a reference, over all tasks "
+        "(below zero: above it). No task was trained alone here, so the reference is, task by "
+        "task, the best mean that any method of this table has on the same model and data. "
+        f"{BALANCED} {INTERVAL}",
+    )
+    return Table("Question 1: what is lost, what is not learned", columns, tuple(lines), notes)
+
+
+def _matrices(runs):
+    return [metrics.score_matrix(run, balanced=True) for run in runs if run.status == "finished"]
+
+
+def _learned(runs):
+    return [[R[j][j] for j in range(len(R))] for R in _matrices(runs)]
 
 
 def collapse(found):
@@ -163,7 +150,7 @@ def sentiment(found):
         rows.append(
             (
                 f"{place(cell)}: {cell.name}",
-                _finished(runs),
+                finished(runs),
                 over_seeds(s["sentiment140"]["accuracy"] for s in last),
                 over_seeds(s[metrics.BALANCED]["accuracy"] for s in last),
                 " / ".join(f"{share:.0f}" for share in shares),
@@ -223,145 +210,10 @@ def schedule_effect(found):
             paired_text(difference(after, before, m))
             for m in ("learned", "acc", "forgetting", "nats")
         ]
-        rows.append((cell.name, _finished(after), *shown))
+        rows.append((cell.name, finished(after), *shown))
     columns = ("", "Seeds", "Just learned", "ACC", "Forgetting", "Perplexity, nats")
     notes = (f"Small GPT-2, proper less published schedule. {BALANCED} {INTERVAL}",)
     return Table("Question 4: what a proper schedule changes", columns, tuple(rows), notes)
-
-
-GEOMETRY = ("C", "R", "rank_C", "rank_R", "U", "update", "bound", "shift")
-
-
-def geometry_of(record, name, stage=-1):
-    """Mean over projections of one figure of `geometry.geometry`; norms relative to ||W||_F."""
-    found = record.stages[stage]["geometry"].values()
-    relative = name in ("C", "R", "update", "bound")
-    return statistics.fmean(g[name] / (g["weight"] if relative else 1) for g in found)
-
-
-def selection(found):
-    """Question 5: rows and columns drawn by eight rules."""
-    first = next(iter(found.values()))
-    pairs = [None, *(difference(runs, first, "acc") for runs in list(found.values())[1:])]
-    rows = []
-    for (cell, runs), pair, p in zip(found.items(), pairs, _holm(pairs), strict=True):
-        done = [run for run in runs if run.status == "finished"]
-        shown = (
-            [f"{statistics.fmean(geometry_of(r, g) for r in done):.3g}" for g in GEOMETRY]
-            if done
-            else ["–"] * len(GEOMETRY)
-        )
-        rows.append(
-            (
-                selection_label(cell.protocol),
-                _finished(runs),
-                *shown,
-                over_seeds(values(runs, "acc").values()),
-                "" if pair is None else paired_text(pair),
-                p,
-                ratio_text(values(runs, "ratio").values()),
-            )
-        )
-    columns = (
-        "", "Seeds", "‖C‖/‖W‖", "‖R‖/‖W‖", "Rank C", "Rank R", "‖U‖", "‖CUR‖/‖W‖", "Bound/‖W‖",
-        "Shift", "ACC", "ACC over the first", "p", "Perplexity",
-    )  # fmt: skip
-    notes = (
-        f"CURLoRA-{plan.RANK}, published protocol but for the selection; small GPT-2, after the "
-        f"last task, means over projections. {BALANCED} Rank: effective rank (Roy and Vetterli). "
-        f"Bound: Eq. 14. Shift: Eq. 15, relative to the output. {INTERVAL} {PAIRED}",
-    )
-    return Table("Question 5: which rows and columns", columns, tuple(rows), notes)
-
-
-def selection_label(protocol):
-    """`inverted (Eq. 4)`, `smoothed, may repeat (the code's)`, …"""
-    name = {"inverted": "inverted (Eq. 4)", "importance": "importance (Eq. 3)"}.get(
-        protocol.weighting, protocol.weighting
-    )
-    return f"{name}, {'may repeat' if protocol.replacement else 'no repeats'}"
-
-
-def movement_sweeps(found):
-    """method as named in tables -> {rate -> records}, of question 6; head only left out."""
-    sweeps = {}
-    for cell, runs in found.items():
-        if cell.method != "head-only":
-            sweeps.setdefault(cell.name, {})[cell.rate] = runs
-    return sweeps
-
-
-def gains(found):
-    """Three levels of `learned` at which methods are compared: a quarter, a half and three quarters
-    of the way from head only to the highest mean that any method reaches."""
-    head = next(mean(runs, "learned") for cell, runs in found.items() if cell.method == "head-only")
-    reached = [mean(runs, "learned") for runs in found.values()]
-    best = max(value for value in reached if value is not None)
-    return [head + share * (best - head) for share in (0.25, 0.5, 0.75)]
-
-
-def movement(found):
-    """Question 6: what each method pays for the same accuracy on the task just learned."""
-    levels, rows = gains(found), []
-    for name, sweep in movement_sweeps(found).items():
-        cells = []
-        for level in levels:
-            for measure in ("nats", "forgetting"):
-                paid = at_equal_gain(sweep, level, measure)
-                seeds = {run.spec["seed"] for runs in sweep.values() for run in runs}
-                reached = f" [{len(paid)} of {len(seeds)}]" if len(paid) < len(seeds) else ""
-                cells.append(over_seeds(paid.values()) + reached)
-        means = {rate: mean(runs, "learned") for rate, runs in sweep.items()}
-        most = max((v for v in means.values() if v is not None), default=None)
-        rows.append((name, "–" if most is None else f"{most:.3f}", *cells))
-    head = next(runs for cell, runs in found.items() if cell.method == "head-only")
-    columns = ["", "Most learned"]
-    for level in levels:
-        columns += [f"At {level:.3f}: nats", f"At {level:.3f}: forgetting"]
-    notes = (
-        "Corrected protocol, small GPT-2, six learning rates over three decades a method. Learned: "
-        "accuracy on each task right after its stage, mean over the three; head only: "
-        f"{over_seeds(values(head, 'learned').values())}, majority {majority(head):.3f}. "
-        "Perplexity in nats per token gained, and forgetting, where a seed's sweep first learns as "
-        "much (linear between rates that rise through it). [k of n]: in so many seeds they do; one "
-        "that begins above it is not among them. One rate trains adapter and head: part of what is "
-        f"learned is the head's. {INTERVAL}",
-    )
-    return Table("Question 6: at equal plasticity", tuple(columns), tuple(rows), notes)
-
-
-def factors(found):
-    """Question 7: one switch at a time, from published to corrected."""
-    rows, base = [], {}
-    for cell, runs in found.items():
-        base.setdefault(cell.method, runs)  # published comes first
-        switch = switch_label(cell.protocol)
-        if runs is base[cell.method]:
-            shown = [over_seeds(values(runs, m).values()) for m in ("acc", "forgetting", "nats")]
-        else:
-            shown = [
-                paired_text(difference(runs, base[cell.method], m))
-                for m in ("acc", "forgetting", "nats")
-            ]
-        rows.append(
-            (f"{profiles.method_label(cell.method, cell.rank)}: {switch}", _finished(runs), *shown)
-        )
-    columns = ("", "Seeds", "ACC", "Forgetting", "Perplexity, nats")
-    notes = (
-        "Small GPT-2. First row of each method: its values under the published protocol; below, "
-        "what each switch alone changes, pair by pair. Scores only: the switch changes what is "
-        "scored, not what is trained; so balanced rows change nothing here, since these count in "
-        f"every row. {BALANCED} {INTERVAL}",
-    )
-    return Table("Question 7: one factor at a time", columns, tuple(rows), notes)
-
-
-def switch_label(protocol):
-    """What differs from published, or `published`, or `corrected`."""
-    if protocol == Protocol.corrected():
-        return "corrected (all of them)"
-    said = protocol.name().removeprefix("published, ")
-    return said + (" (scores only)" if said.split("=")[0] in plan.SCORED else "")
 
 
 def compute(found):
@@ -391,17 +243,34 @@ def compute(found):
 
 
 ALL = {
-    "head-only": {"head_only": head_only},
+    "head-only": {"head_only": head_only, "stability": stability},
     "collapse": {"collapse": collapse},
     "sentiment": {"sentiment": sentiment},
     "schedule": {"schedule": schedule, "schedule_effect": schedule_effect},
-    "selection": {"selection": selection},
-    "movement": {"movement": movement},
+    "selection": {
+        "selection": selection.selection,
+        "selection_moved": selection.selection_moved,
+        "selection_matched": selection.selection_matched,
+    },
+    "movement": {
+        "movement_best": movement.movement_best,
+        "movement_rates": movement.movement_rates,
+        "movement": movement.movement,
+        "movement_pairs": movement.movement_pairs,
+    },
     "factors": {"factors": factors},
 }
 
 
 def has_results(question, found):
-    """Whether runs of these Conditions finished; head only among them where it is compared with."""
-    done = {cell.method for cell, runs in found.items() if any(map(measures, runs))}
-    return bool(done) and (question not in ("head-only", "movement") or "head-only" in done)
+    """Whether runs of these Conditions finished; those among them that others are held against."""
+    done = [cell for cell, runs in found.items() if any(map(measures, runs))]
+    if question in ("head-only", "movement"):
+        places = {place(cell) for cell in done if cell.method == "head-only"}
+        return bool(done) and places == {place(cell) for cell in found}
+    if question == "selection":
+        first = next((cell for cell in found if cell.rate is None), None)
+        return first in done and first.protocol == plan.published(
+            weighting=selection.EQ4, replacement=False
+        )
+    return bool(done)

@@ -4,16 +4,19 @@ import statistics
 
 from .. import metrics
 from ..protocol import Protocol
-from .measures import at_equal_gain, difference, mean, place, values
-from .tables import (
-    gains,
+from . import movement, selection
+from .factors import effects
+from .measures import difference, mean, place, values
+from .text import (
+    adjusted,
     majority,
-    movement_sweeps,
     over_seeds,
     paired_text,
     ratio_text,
     selection_label,
     switch_label,
+    weighting_label,
+    whole,
 )
 
 
@@ -28,10 +31,13 @@ def head_only(found):
         for cell, runs in cells.items():
             pair = difference(runs, head, "acc")
             if cell.method != "head-only" and pair:
-                parts.append(f"{cell.name} {paired_text(pair, 2)}")
+                parts.append(f"{cell.name} {paired_text(pair)}")
+            elif cell.method != "head-only" and None not in (mean(runs, "acc"), mean(head, "acc")):
+                more = mean(runs, "acc") - mean(head, "acc")
+                parts.append(f"{cell.name} {more:+.2f} (one seed: a description)")
         said.append("; ".join(parts))
     return (
-        "Accuracy at the end, then what each method adds to it, with 95 % intervals. "
+        "Accuracy at the end, then what each method adds to it, with 95 % intervals over seeds. "
         + ". ".join(said)
         + ". An interval that includes zero means that the adapter adds nothing that these runs "
         "can tell from the head's own learning; not that there is no difference."
@@ -92,7 +98,7 @@ def schedule(found):
         pair = [difference(after, before, m) for m in ("acc", "nats")]
         if all(pair):
             said.append(
-                f"{name}: ACC {paired_text(pair[0], 2)}, perplexity {paired_text(pair[1], 2)} nats"
+                f"{name}: ACC {paired_text(pair[0])}, perplexity {paired_text(pair[1])} nats"
             )
     return (
         "As published no task of Table 1 leaves its warm-up, nor do the first two of Table 2 (its "
@@ -102,65 +108,121 @@ def schedule(found):
     )
 
 
-def selection(found):
+def rules(found):
     """Whether the rule by which rows and columns are drawn matters."""
-    (first, base), *others = found.items()
-    pairs = [(c, p) for c, runs in others if (p := difference(runs, base, "acc"))]
-    adjusted = metrics.holm([pair.p for _, pair in pairs])
+    cells = selection.published(found)
+    (first, base), *others = cells.items()
+    pairs = [(c, difference(runs, base, "acc")) for c, runs in others]
     differ = [
-        selection_label(c.protocol) for (c, _), p in zip(pairs, adjusted, strict=True) if p < 0.05
+        selection_label(c.protocol)
+        for (c, _), p in zip(pairs, adjusted([pair for _, pair in pairs]), strict=True)
+        if p is not None and p < 0.05
     ]
-    moved = {selection_label(c.protocol): mean(runs, "update") for c, runs in found.items()}
-    moved = {name: m for name, m in moved.items() if m is not None}
-    least, most = min(moved, key=moved.get), max(moved, key=moved.get)
-    effect = f"differ in ACC: {', '.join(differ)}" if differ else "none differs in ACC"
+    norms = {selection_label(c.protocol): mean(runs, "update") for c, runs in cells.items()}
+    norms = {name: m for name, m in norms.items() if m is not None}
+    least, most = min(norms, key=norms.get), max(norms, key=norms.get)
+    effect = f"differ in ACC: {', '.join(differ)}" if differ else "none is shown to differ in ACC"
     return (
         f"Against {selection_label(first.protocol)}, of {len(pairs)} other rules {effect} (Holm, "
-        f"5 %). What the rule changes is how far the weights move: least by {least} "
-        f"({100 * moved[least]:.2g} % of ‖W‖), most by {most} ({100 * moved[most]:.2g} %)."
+        f"5 %). The rule changes how far the weights move: least by {least} "
+        f"({100 * norms[least]:.2g} % of ‖W‖), most by {most} ({100 * norms[most]:.2g} %). "
+        + _where_it_moves(found)
     )
 
 
-def movement(found):
-    """Who is ahead where all have learned as much."""
-    said = []
-    for level in gains(found):
-        costs = {}
-        for name, sweep in movement_sweeps(found).items():
-            seeds = {run.spec["seed"] for runs in sweep.values() for run in runs}
-            paid = at_equal_gain(sweep, level, "nats")
-            if 2 * len(paid) > len(seeds):
-                costs[name] = statistics.fmean(paid.values())
-        order = sorted(costs, key=costs.get)
-        shown = ", ".join(f"{name} {costs[name]:.3f}" for name in order) or "no method"
-        said.append(f"at {level:.3f}: {shown}")
-    return (
-        "Nats of perplexity paid for the same accuracy on the task just learned, least first, for "
-        "methods that reach it in most seeds: " + "; ".join(said) + "."
+def _where_it_moves(found):
+    """What is left of the inversion at rates where the adapter moves: same rate, same norm."""
+    tables = {"At Eq. 4's rate": selection.same_rate(found)}
+    tables["where Eq. 4 has moved the weights as far"] = cells = selection.matched(found)
+    if not any(pair for *_, pairs in cells for pair in pairs.values()):
+        return "At rates where the adapter moves, too few seeds have been run."
+    said = "; ".join(f"{where} {_differ(cells)}" for where, cells in tables.items())
+    if any(p is not None and p < 0.05 for ps in whole([c[3] for c in cells]) for p in ps.values()):
+        return said + ". There a difference remains that the size of the update does not explain."
+    return said + ". The inversion is not shown to do more than a smaller learning rate does."
+
+
+def _differ(cells):
+    """Which rules differ from Eq. 4 after Holm's adjustment, and by their interval alone."""
+    shown, alone = [], []
+    for (weighting, rate, _, pairs), ps in zip(cells, whole([c[3] for c in cells]), strict=True):
+        label = weighting_label(Protocol.parse(f"corrected,weighting={weighting}"))
+        for measure, pair in pairs.items():
+            said = pair and f"{label} at {rate:g}, {selection.SHORT[measure]} {paired_text(pair)}"
+            if pair and ps[measure] < 0.05:
+                shown.append(said)
+            elif pair and pair.low * pair.high > 0:
+                alone.append(said)
+    result = (
+        f"differ (Holm, 5 %): {'; '.join(shown)}"
+        if shown
+        else "no rule is shown to differ (Holm, 5 %)"
     )
+    return result + (f"; by its interval alone: {'; '.join(alone)}" if alone else "")
+
+
+def beyond(found):
+    """What methods learn beyond a head alone, and who pays least for it."""
+    (_, rate, head), *cells = movement.best(found)
+    pairs = [movement.gains(found, runs) for *_, runs in cells]
+    parts = [
+        f"{name} {paired_text(pair)}" for (name, *_), pair in zip(cells, pairs, strict=True) if pair
+    ]
+    said = [
+        f"A head alone learns {over_seeds(values(head, 'learned').values())} at its best rate, "
+        f"{rate:g} (majority {majority(head):.3f}). Each method at its own best rate, over that: "
+        + ("; ".join(parts) or "too few seeds")
+    ]
+    for level, by_method in movement.prices(found).items():
+        reached = [
+            f"{name} in {len(one.nats)} of {one.seeds} seeds "
+            f"({statistics.fmean(one.nats.values()):.3f} nats)"
+            for name, one in by_method.items()
+            if one.nats
+        ]
+        said.append(f"{level:g} more is learned by " + (", ".join(reached) or "no method"))
+    return ". ".join(said) + ". " + _pairs_said(found) + "."
+
+
+def _pairs_said(found):
+    """Where CURLoRA pays more or less than another method, on the seeds of both."""
+    cells, said = movement.against(found), []
+    adjusted_ps = whole([pairs for *_, pairs in cells])
+    for (level, name, _, pairs), ps in zip(cells, adjusted_ps, strict=True):
+        for measure, pair in pairs.items():
+            if pair and ps[measure] < 0.05:
+                said.append(f"{pair.mean:+.3f} {measure} against {name} at +{level:g}")
+    if not any(any(pairs.values()) for *_, pairs in cells):
+        return f"{movement.OURS} learns as much as another method in too few seeds to compare"
+    shown = ", ".join(said) or "no difference is shown"
+    return f"{movement.OURS}'s price on seeds in common, Holm-adjusted: {shown}"
 
 
 def factors(found):
     """Which switches matter, by the intervals that leave zero out."""
-    said = []
+    cells = effects(found)
+    ps, said = whole([pairs for *_, pairs in cells]), []
     for method, name in (("lora", "LoRA"), ("curlora", "CURLoRA")):
-        cells = [(c, runs) for c, runs in found.items() if c.method == method]
-        if not cells:
+        own = [(*cell, p) for cell, p in zip(cells, ps, strict=True) if cell[0].method == method]
+        if not own:
             continue
-        (_, base), *others = cells
-        strong = []
-        for cell, runs in others:
-            pair = difference(runs, base, "nats")
-            if pair and cell.protocol != Protocol.corrected() and pair.low * pair.high > 0:
-                strong.append(f"{switch_label(cell.protocol)} ({pair.mean:+.2f})")
-        whole = [runs for cell, runs in others if cell.protocol == Protocol.corrected()]
-        ratios = ratio_text(values(whole[0], "ratio").values()) if whole else "–"
-        said.append(
-            f"{name}: perplexity {ratio_text(values(base, 'ratio').values())} as published, "
-            f"{ratios} corrected; single switches that change it, in nats: "
-            + (", ".join(strong) or "none")
-        )
+        ratios = {c.protocol: ratio_text(values(runs, "ratio").values()) for c, runs, *_ in own}
+        before, after = (ratios.get(p, "–") for p in (own[0][0].protocol, Protocol.corrected()))
+        parts = [f"{name}: perplexity {before} as published, {after} corrected"]
+        for measure, called in (("acc", "ACC"), ("nats", "nats")):
+            changed = ", ".join(_changed(own, measure)) or "none"
+            parts.append(f"single switches whose interval leaves zero out, {called}: {changed}")
+        said.append("; ".join(parts))
     return ". ".join(said) + "."
+
+
+def _changed(own, measure):
+    """The single switches that change a measure by their interval, and whether Holm's p agrees."""
+    for cell, _, pairs, ps in own:
+        pair = pairs[measure]
+        if pair and cell.protocol != Protocol.corrected() and pair.low * pair.high > 0:
+            mark = "" if ps[measure] < 0.05 else ", not after Holm's adjustment"
+            yield f"{switch_label(cell.protocol)} ({pair.mean:+.3f}{mark})"
 
 
 ALL = {
@@ -168,7 +230,7 @@ ALL = {
     "collapse": collapse,
     "sentiment": sentiment,
     "schedule": schedule,
-    "selection": selection,
-    "movement": movement,
+    "selection": rules,
+    "movement": beyond,
     "factors": factors,
 }

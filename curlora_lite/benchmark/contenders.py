@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from ..adapter_files import save_adapter
-from ..adapters import CURLoRAConfig, adapter_layers, add_adapters
+from ..adapters import CURLoRAConfig, adapter_layers, add_adapters, projections
 from ..checks import known
 
 
@@ -94,12 +94,7 @@ def vera(model, targets, rank):
 
 
 def _has_conv1d(model, targets):
-    return any(isinstance(module, Conv1D) for _, module in projections(model, targets))
-
-
-def projections(model, targets):
-    """(name, module) of the projections of `model` that `targets` name."""
-    return [(n, m) for n, m in model.named_modules() if n.rsplit(".", 1)[-1] in targets]
+    return any(isinstance(module, Conv1D) for module in projections(model, targets).values())
 
 
 @dataclass(frozen=True)

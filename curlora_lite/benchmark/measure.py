@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers.pytorch_utils import Conv1D
 
 from .. import fetch, memory, models, records
+from ..adapters import projections
 from ..rivals import vera_rank
 from . import contenders
 
@@ -98,7 +99,7 @@ def _measure_one(result, subject, precision, device, ranks, quick, bar):
     rows, tokens = subject.tokens[device]
     at = {"subject": subject.name, "dtype": precision, "device": device, "tokens": rows * tokens}
     added, sizes = _added(subject, model, ranks, device)
-    _, first = contenders.projections(model, subject.targets)[0]
+    first = next(iter(projections(model, subject.targets).values()))
     width = first.weight.shape[0 if isinstance(first, Conv1D) else 1]
     cases = {}
     for (kind, rank), made in added.items():
@@ -124,7 +125,7 @@ def _added(subject, model, ranks, device):
     Adding is timed together with one reading of the frozen weights, in turn.
     """
     added, sizes = {}, {}
-    weights = [m.weight for _, m in contenders.projections(model, subject.targets)]
+    weights = [m.weight for m in projections(model, subject.targets).values()]
     for kind, rank in plan(subject, ranks):
         if kind == "vera":
             rank = vera_rank(model, subject.targets, rank)

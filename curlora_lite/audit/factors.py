@@ -1,0 +1,58 @@
+"""Question 7: what each switch from the published to the corrected protocol changes, alone."""
+
+from .. import profiles
+from ..tables import Table
+from .measures import difference, values
+from .text import (
+    BALANCED,
+    INTERVAL,
+    finished,
+    over_seeds,
+    p_texts,
+    paired_text,
+    scored,
+    switch_label,
+    whole,
+)
+
+FACTORS = {"acc": "ACC", "forgetting": "Forgetting", "nats": "Perplexity, nats"}
+
+
+def effects(found):
+    """[(Condition, its records, {measure: Paired or None})]: less published, of the same method.
+
+    None for published itself, and for switches of the scores alone.
+    """
+    base, out = {}, []
+    for cell, runs in found.items():
+        first = base.setdefault(cell.method, runs)  # published comes first
+        none = runs is first or scored(cell.protocol)
+        pairs = {m: None if none else difference(runs, first, m) for m in FACTORS}
+        out.append((cell, runs, pairs))
+    return out
+
+
+def factors(found):
+    """Question 7: one switch at a time, from published to corrected."""
+    lines, seen, cells = [], {}, effects(found)
+    texts = whole([pairs for *_, pairs in cells], p_texts)
+    for i, (cell, runs, pairs) in enumerate(cells):
+        first = seen.setdefault(cell.method, runs)
+        shown = []
+        for m, pair in pairs.items():
+            own = over_seeds(values(runs, m).values()) if runs is first else None
+            changed = difference(runs, first, m) if scored(cell.protocol) else pair
+            shown += [own or paired_text(changed), texts[i][m]]
+        label = f"{profiles.method_label(cell.method, cell.rank)}: {switch_label(cell.protocol)}"
+        lines.append((label, finished(runs), *shown))
+    columns = ["", "Seeds"]
+    for title in FACTORS.values():
+        columns += [title, "p"]
+    notes = (
+        "Small GPT-2. First row of each method: its values under the published protocol; below, "
+        "what each switch alone changes, pair by pair. Scores only: the switch changes what is "
+        "scored, not what is trained; so balanced rows change nothing here, since these count in "
+        "every row. p by the paired t test, Holm's over the table. "
+        f"{BALANCED} {INTERVAL}",
+    )
+    return Table("Question 7: one factor at a time", tuple(columns), tuple(lines), notes)

@@ -1,0 +1,295 @@
+"""Grids on Slurm, without one: what is asked of it, and what becomes of jobs that fail."""
+
+import math
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import endurance
+import pytest
+
+from curlora_lite import cli, cluster, grids, profiles, records
+
+pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
+TESTS = Path(__file__).parent
+
+
+def test_what_is_asked_follows_from_the_specs():
+    """Small runs: 10 minutes of a core at most, 1.3 GB. Mistral: see the README's table."""
+    small = cluster.needs(profiles.grid("embedded", "table2"))
+    assert (small.gpus, small.memory, small.cpus, small.partition) == (0, 2, 1, None)
+    cost = max(spec.cost() for spec in profiles.grid("embedded", "table2"))
+    assert small.minutes == 15 + math.ceil(3 * cost * 1.1e-5 / 60)
+    large = cluster.needs(profiles.grid("mistral-7b", "table1"))
+    assert (large.gpus, large.memory, large.cpus) == (1, 49, 4)  # 38.5 GB and a quarter
+    half = cluster.needs(profiles.grid("mistral-7b", "table1", precision="bf16"))
+    assert half.memory < large.memory and half.minutes == large.minutes
+
+
+def test_what_is_given_replaces_it():
+    specs = profiles.grid("mistral-7b", "table1")
+    given = {"gpus": 0, "memory_gb": 5, "minutes": 7, "partition": "long"}
+    assert cluster.needs(specs, **given) == cluster.Needs(0, 5, 7, 1, "long")
+
+
+@pytest.mark.parametrize("name", ["GPUS", "MEMORY", "MINUTES", "WORKERS"])
+def test_numbers_that_are_none(name, tmp_path):
+    wrong = {"GPUS": "gpus", "MEMORY": "memory_gb", "MINUTES": "minutes", "WORKERS": "at_once"}
+    specs = profiles.grid("embedded", "table2")
+    with pytest.raises(ValueError, match=f"{name}: got -1, expected a whole number"):
+        cluster.run_grid(specs, tmp_path, **{wrong[name]: -1})
+
+
+def test_without_submitit(monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(ValueError, match=r"`pip install submitit==1.5.4` \(.*extra `slurm`\)"):
+        cluster.checked()
+
+
+def test_without_slurm(monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert cli.main(["reproduce", "--executor", "slurm"]) == 1
+    assert "EXECUTOR: slurm needs sbatch, squeue and srun" in capsys.readouterr().err
+
+
+def test_settings_of_slurm_without_it(capsys):
+    assert cli.main(["audit", "--partition", "gpu"]) == 1
+    assert "PARTITION: is of EXECUTOR=slurm" in capsys.readouterr().err
+
+
+def test_make_passes_them_on():
+    given = ["EXECUTOR=slurm", "PARTITION=a", "GPUS=1", "MEMORY=48", "MINUTES=60", "WORKERS=8"]
+    for target in ("reproduce", "audit"):
+        command = ["make", "-n", target, *given]
+        shown = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent).stdout
+        last = " ".join(shown.split())
+        assert "--workers 8 --executor 'slurm' --partition 'a' --gpus 1 --memory 48" in last
+        assert "--minutes 60" in last
+
+
+class FakeJobs:
+    """Slurm, acted: each run's jobs end as told, one state after the other; `ok` leaves a record.
+
+    told: rank -> how its jobs end; `ok` for those that are not told.
+    """
+
+    threads = 1
+
+    def __init__(self, folder, told, unanswered=0):
+        self.folder, self.told, self.unanswered = folder, dict(told), unanswered
+        self.submitted, self.arrays, self.now = [], [], {}
+
+    def submit(self, task, specs):
+        self.arrays.append([spec.rank for spec in specs])
+        return [self._job(spec, f"{len(self.arrays)}_{i}") for i, spec in enumerate(specs)]
+
+    def _job(self, spec, number):
+        end = (self.told.get(spec.rank) or ["ok"]).pop(0)
+        error = None
+        if ": " in end:
+            error = (
+                f"trace:\n{'-' * 22}\nTraceback (most recent call last):\n{end}\n{'-' * 22}\nlogs"
+            )
+        paths = types.SimpleNamespace(
+            result_pickle=TESTS if error else TESTS / "nothing", stderr=f"{number}.err"
+        )
+        job = types.SimpleNamespace(job_id=number, paths=paths, exception=lambda: error)
+        self.now[number] = iter(["PENDING", "RUNNING"]), (spec, "FAILED" if error else end)
+        self.submitted.append(number)
+        return job
+
+    def earlier(self, spec, states):
+        return None
+
+    def states(self):
+        if self.submitted and self.unanswered:
+            self.unanswered -= 1
+            return None
+        return {number: self._state(number) for number in self.now}
+
+    def _state(self, number):
+        before, (spec, end) = self.now[number]
+        state = next(before, end)
+        if state in ("ok", "out of memory"):
+            status = "finished" if state == "ok" else state
+            record = records.RunRecord(spec.to_dict(), status=status, message="too large")
+            path = records.runs_folder(spec.profile, self.folder) / f"{spec.key}.json"
+            records.save(record, path)
+            return "COMPLETED"
+        return state
+
+
+@pytest.fixture
+def follow(tmp_path, monkeypatch):
+    """Runs a grid of four runs on jobs that end as told; returns them and the error, if any."""
+    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cluster, "POLL", 0)
+    monkeypatch.setattr(cluster, "SETTLE", 0.05)
+
+    def run(told, **kwargs):
+        jobs = FakeJobs(tmp_path / "results", told, **kwargs)
+        try:
+            found = cluster.run_grid(endurance.made_up_grid(4), tmp_path / "results", jobs=jobs)
+        except grids.RunFailedError as error:
+            return jobs, str(error)
+        assert [record.spec["rank"] for record in found] == [1, 2, 3, 4]
+        return jobs, None
+
+    return run
+
+
+def test_one_array_and_all_records(follow):
+    jobs, error = follow({})
+    assert jobs.arrays == [[1, 2, 3, 4]] and error is None
+    again, _ = follow({})
+    assert again.arrays == []  # all there already
+
+
+def test_a_job_whose_node_failed_is_submitted_again(follow, capsys):
+    jobs, error = follow({2: ["NODE_FAIL", "PREEMPTED", "ok"], 4: ["TIMEOUT", "ok"]})
+    assert jobs.arrays == [[1, 2, 3, 4], [2, 4], [2]] and error is None
+    said = capsys.readouterr().err
+    assert "NODE_FAIL; submitted again (1 of at most 3 times); log: 1_1.err" in said
+    assert "PREEMPTED; submitted again (2 of at most 3 times); log: 2_0.err" in said
+
+
+def test_not_without_end(follow):
+    jobs, error = follow({2: ["PREEMPTED"] * 9})
+    assert jobs.arrays == [[1, 2, 3, 4], [2], [2], [2]]
+    key = endurance.made_up_grid(2)[1].key
+    assert error == f"1 of 4 runs gave no result: {key}: PREEMPTED"
+
+
+def test_an_error_that_comes_again_is_not_tried_a_third_time(follow, capsys):
+    jobs, error = follow({3: ["OSError: no room"] * 9, 1: ["OSError: a", "OSError: b", "ok"]})
+    assert jobs.arrays == [[1, 2, 3, 4], [1, 3], [1]]
+    assert error.endswith(": OSError: no room") and error.startswith("1 of 4 runs")
+    assert "OSError: no room; log: 2_1.err" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("CANCELLED", "CANCELLED by somebody"),
+        ("OUT_OF_MEMORY", "OUT_OF_MEMORY ask for more with MEMORY"),
+        ("out of memory", "out of memory: too large"),
+    ],
+)
+def test_what_would_come_again_is_not_tried(follow, state, said):
+    jobs, error = follow({3: [state]})
+    assert jobs.arrays == [[1, 2, 3, 4]] and error.endswith(said)
+
+
+def test_a_job_that_ends_without_its_record(follow, capsys):
+    """It may still come to be seen, on a network file system; some time later it is given up."""
+    jobs, error = follow({3: ["COMPLETED", "ok"]})
+    assert jobs.arrays == [[1, 2, 3, 4], [3]] and error is None
+    assert "ended without a record; submitted again" in capsys.readouterr().err
+
+
+def test_a_controller_that_does_not_answer_is_asked_again(follow):
+    jobs, error = follow({}, unanswered=5)
+    assert jobs.arrays == [[1, 2, 3, 4]] and error is None
+
+
+def test_an_interrupt_leaves_the_jobs_and_says_how_to_end_them(follow, monkeypatch, capsys):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cluster.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        follow({})
+    assert "the jobs go on; the same command follows them again" in (
+        said := capsys.readouterr().err
+    )
+    assert "scancel 1\n" in said
+
+
+SBATCH = """#!/bin/sh
+cp "$1" {folder}/script
+[ -e {folder}/refuse ] && echo "sbatch: error: invalid partition specified: gpu" >&2 && exit 1
+echo Submitted batch job 7
+"""
+
+
+@pytest.fixture
+def acted(tmp_path, monkeypatch):
+    """Stand-ins for Slurm's commands; sbatch keeps the script, squeue prints the file `states`."""
+    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
+    scripts = {"sbatch": SBATCH, "srun": "#!/bin/sh\n", "squeue": "#!/bin/sh\ncat {folder}/states"}
+    for name, text in scripts.items():
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text.format(folder=tmp_path))
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    monkeypatch.setattr(cluster, "POLL", 0)
+    return tmp_path
+
+
+def jobs_of(folder, **given):
+    specs = endurance.made_up_grid(2)
+    needs = cluster.needs(specs, gpus=1, memory_gb=48, minutes=90, partition="gpu")
+    return specs, cluster.Jobs(cluster.folder(folder / "results"), needs, **given)
+
+
+def test_the_script_that_slurm_gets(acted, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_canary")
+    specs, jobs = jobs_of(acted, at_once=1)
+    made = jobs.submit(cluster.Task(acted / "results", True, 4), specs)
+    assert [job.job_id for job in made] == ["7_0", "7_1"]
+    lines = (acted / "script").read_text().splitlines()
+    asked = {"array=0-1%1", "gpus-per-node=1", "mem=48GB", "time=90", "partition=gpu", "requeue"}
+    asked |= {"cpus-per-task=4", f"chdir={records.ROOT}", "job-name=curlora_lite"}
+    assert {f"#SBATCH --{option}" for option in asked} <= set(lines)
+    for path in jobs.folder.iterdir():
+        assert b"hf_canary" not in path.read_bytes()
+
+
+def test_jobs_of_an_earlier_command_are_followed(acted, capsys):
+    """Submitted once, interrupted; called again while they wait: nothing is submitted."""
+    specs, jobs = jobs_of(acted)
+    jobs.submit(None, specs)
+    (acted / "script").unlink()
+    (acted / "states").write_text("7_0 RUNNING\n7_1 PENDING\n")
+    _, later = jobs_of(acted)
+    assert [later.earlier(spec, later.states()).job_id for spec in specs] == ["7_0", "7_1"]
+    for spec in specs:
+        path = records.runs_folder(spec.profile, acted / "results") / f"{spec.key}.json"
+        records.save(records.RunRecord(spec.to_dict()), path)
+    (acted / "states").write_text("7_0 COMPLETED\n7_1 COMPLETED\n")
+    assert later.earlier(specs[0], later.states()) is None
+    assert not (acted / "script").exists()
+
+
+def test_slurms_refusal_is_one_line(acted):
+    specs, jobs = jobs_of(acted)
+    (acted / "refuse").touch()
+    with pytest.raises(ValueError, match="Slurm refuses the jobs: sbatch: error: invalid part"):
+        jobs.submit(None, specs)
+
+
+def test_a_squeue_that_fails_is_no_answer(acted):
+    specs, jobs = jobs_of(acted)
+    assert jobs.states() is None  # there is no file `states`
+    with pytest.raises(ValueError, match="Slurm does not answer"):
+        cluster.run_grid(specs, acted / "results", jobs=jobs)
+
+
+def test_processes_of_submitit_one_of_them_killed(tmp_path, monkeypatch, capsys):
+    """The same function and files as on Slurm, started by submitit itself."""
+    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cluster, "Task", endurance.MadeUpTask)
+    monkeypatch.setattr(cluster, "POLL", 0.1)
+    monkeypatch.setattr(cluster, "SETTLE", 0)
+    specs, results = endurance.made_up_grid(2), tmp_path / "results"
+    folder = cluster.folder(results)
+    jobs = cluster.Jobs(folder, cluster.needs(specs), cluster="local")
+    found = cluster.run_grid(specs, results, jobs=jobs)
+    assert [record.spec["rank"] for record in found] == [1, 2]
+    assert len(jobs.submitted) == 3  # the killed one twice
+    assert "submitted again (1 of at most 3 times)" in capsys.readouterr().err
