@@ -77,8 +77,8 @@ endif
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-reproduce: $(READY) ## both tables, end to end, into results/PROFILE (QUICK=1: rank 8, fewer rows)
-	@$(RUN) reproduce $(OPTIONS) $(CLUSTER)
+reproduce: $(READY) ## both tables, end to end, into results/PROFILE (QUICK=1: rank 8, fewer rows; TABLES=1: tables anew from the records)
+	@$(RUN) reproduce $(OPTIONS) $(CLUSTER) $(if $(filter-out 0,$(TABLES)),--tables)
 
 audit: $(READY) ## which of the paper's claims hold, into results/audit (REAL=1: on its data too; QUICK=1)
 	@$(RUN) audit $(if $(filter-out 0,$(QUICK)),--quick) $(if $(filter-out 0,$(REAL)),--real) \

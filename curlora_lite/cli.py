@@ -10,7 +10,7 @@ import time
 import warnings
 from pathlib import Path
 
-from . import records
+from . import provenance, records
 
 TABLE_NOTEBOOKS = {"table1": "table1_mistral", "table2": "table2_gpt2"}
 PARAMETERS = ("profile", "ranks", "seeds", "methods", "protocol", "precision", "checkpointing")
@@ -62,6 +62,8 @@ def _parser():
         command.set_defaults(run=run)
         if name == "bench":
             command.add_argument("--tables", action="store_true", help="anew, without measuring")
+        if name == "reproduce":
+            command.add_argument("--tables", action="store_true", help="anew, without computing")
         command.add_argument("--profile", default="embedded")
         command.add_argument("--quick", action="store_true", help="the profile's small variant")
         if name == "audit":
@@ -113,7 +115,10 @@ def notebooks(profile):
 
 
 def reproduce(options):
-    """Compute what is missing of the profile's tables, execute the notebooks, print the tables."""
+    """Compute what is missing of the profile's tables, execute the notebooks, print the tables.
+
+    tables: compute nothing; tables and figures anew from the records there are, whoever's.
+    """
     from . import grids, profiles
 
     start = time.perf_counter()
@@ -124,17 +129,24 @@ def reproduce(options):
     for table in tables:  # every argument is checked before anything is fetched
         profiles.grid(profile, table, **chosen)
     _quiet()
-    fetch_all(options)
     specs = [spec for table in tables for spec in grids.plan(profile, table, **chosen)]
-    known = {}
-    computed = sum(grids.reusable(spec, own=True, known=known) is None for spec in specs)
-    submit(specs)
-    runs = grids.run_grid(specs, own=True, workers=options.workers)
+    computed, runs, books = 0, [], notebooks(profile)
+    if options.tables:
+        absent = [spec.key for spec in specs if records.find(spec) is None]
+        if absent:
+            raise ValueError(f"TABLES: {len(absent)} of {len(specs)} runs have no record: {absent}")
+        books = [name for name in books if name in (*TABLE_NOTEBOOKS.values(), "report")]
+    else:
+        fetch_all(options)
+        known = {}
+        computed = sum(grids.reusable(spec, own=True, known=known) is None for spec in specs)
+        submit(specs)
+        runs = grids.run_grid(specs, own=True, workers=options.workers)
     failed = [run for run in runs if run.status not in records.RESULTS]
     folder = records.outputs(profile, **chosen)
     executed = [
         execute(name, {"profile": profile, **chosen}, target=folder / "notebooks" / f"{name}.ipynb")
-        for name in notebooks(profile)
+        for name in books
     ]
     for table in tables:
         print("\n" + (folder / "tables" / f"{table}.md").read_text())
@@ -249,10 +261,14 @@ def bench(options):
     result = measure.load(folder)
     runs = [records.load(path) for path in sorted(records.runs_folder("embedded").glob("*.json"))]
     made = {**tables.tables(result), "stages": stages.table(result, runs)}
+    again = "make bench QUICK=1" if options.quick else "make bench"
+    computed = result["provenance"].values()
+    source = provenance.of_file([f"{folder.name}/benchmarks.json"], computed, again)
+    both = source.joined(provenance.of_runs(runs, again)) if runs else source
     for name, table in made.items():
-        table.save(folder / "tables" / name)
+        table.save(folder / "tables" / name, both if name == "stages" else source)
     for name, figure in drawn.draw(result).items():
-        figures.save(figure, folder / "figures" / name)
+        figures.save(figure, folder / "figures" / name, source)
     _fill(folder / "README.md")
     print("\n".join(["", made["targets"].markdown(), made["training"].markdown()]))
     print(f"tables, figures and raw times: {folder.relative_to(records.ROOT)}/")
@@ -295,12 +311,7 @@ def _appendix(options):
     tables = profiles.profile_named(profile).tables
     specs = [spec for table in tables for spec in grids.plan(profile, table, **chosen)]
     runs = [record for spec in specs if (record := records.find(spec))]
-    words = {
-        k.upper(): ",".join(map(str, v)) if isinstance(v, list) else v for k, v in chosen.items()
-    }
-    words = [f"{name}={int(v) if v is True else v}" for name, v in words.items() if v]
-    command = " ".join(["make report", f"PROFILE={profile}", *words])
-    return checklist.appendix(runs, command.replace("-quick", " QUICK=1")).markdown()
+    return checklist.appendix(runs, provenance.command("report", profile, **chosen)).markdown()
 
 
 def verify(options):
@@ -313,7 +324,9 @@ def verify(options):
     fetch_all(options)
     compared = examine.verify(kept)
     table = examine.table(profile, compared)
-    table.save(examine.spread.path().parent / "tables" / f"verify_{profile.replace('-', '_')}")
+    name = f"verify_{profile.replace('-', '_')}"
+    source = provenance.of_runs(list(kept.values()), provenance.command("verify", profile))
+    table.save(examine.spread.path().parent / "tables" / name, source)
     print("\n" + table.markdown())
     broken = [one.key for one in compared if one.held == examine.BROKEN]
     if broken:
@@ -326,7 +339,10 @@ def spread(_):
 
     _quiet()
     examine.measure()
-    examine.table(examine.load()).save(examine.path().parent / "tables" / "spread")
+    measured = examine.load()
+    computed = [found["machine"] for found in measured.values()]
+    source = provenance.of_file(["reliability/spread.json"], computed, "make spread")
+    examine.table(measured).save(examine.path().parent / "tables" / "spread", source)
     print(f"written: {examine.path().relative_to(records.ROOT)}")
 
 

@@ -5,10 +5,10 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from . import fetch, metrics, paper
+from . import fetch, metrics, paper, provenance
 from .profiles import method_label
 from .records import by_cell
-from .tables import MODEL_LABELS, TASKS, task_label
+from .tables import MODEL_LABELS, TASKS, shared_spec, task_label
 
 # Okabe and Ito's colours; the marker tells methods apart without them.
 STYLES = {
@@ -21,19 +21,29 @@ FILLS = ("none", "left", "full", "top")  # of the marker, by rank
 STAGES = tuple(TASKS.values())
 
 
-def save(figure, stem):
-    """Write `<stem>.png` (200 dpi) and `<stem>.pdf`; returns the two paths."""
-    paths = []
-    for suffix, options in ((".png", {"dpi": 200}), (".pdf", {"metadata": {"CreationDate": None}})):
+def save(figure, stem, source):
+    """Write `<stem>.png` (200 dpi) and `<stem>.pdf`; returns the two paths.
+
+    source: the `provenance.Source`, said in both files' metadata too.
+    """
+    paths, said = [], source.text()
+    png = {"dpi": 200, "metadata": {"Description": said}}
+    pdf = {"metadata": {"CreationDate": None, "Subject": said}}
+    for suffix, options in ((".png", png), (".pdf", pdf)):
         path = stem.with_name(stem.name + suffix)
         with fetch.aside(path) as part:
             figure.savefig(part, format=suffix[1:], bbox_inches="tight", **options)
         paths.append(path)
+    provenance.keep(paths, source)
     return paths
 
 
 def _cells(records, adapters=False):
-    """The finished records by method and rank; adapters: those that have one only."""
+    """The finished records by method and rank; adapters: those that have one only.
+
+    ValueError if records of different profiles, tables, protocols or precisions are mixed.
+    """
+    shared_spec([record.spec for record in records])
     cells = by_cell([record for record in records if record.status == "finished"])
     return {cell: runs for cell, runs in cells.items() if not adapters or cell[1] is not None}
 
@@ -260,12 +270,12 @@ def training_loss(losses, held_out, title):
 ALL = {"accuracy": accuracy, "perplexity": perplexity, "parameters": parameters, "growth": growth}
 
 
-def save_all(records, folder):
+def save_all(records, folder, source):
     """Every figure of one table into `folder` as `<table>_<figure>`; returns name -> Figure."""
     table = records[0].spec["table"]
     if table not in paper.MODELS:
         raise ValueError(f"table: got {table!r}, expected one of {', '.join(paper.MODELS)}")
     drawn = {name: draw(records) for name, draw in ALL.items()}
     for name, figure in drawn.items():
-        save(figure, folder / f"{table}_{name}")
+        save(figure, folder / f"{table}_{name}", source)
     return drawn

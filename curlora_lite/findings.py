@@ -203,7 +203,11 @@ def _signed(value):
 
 
 def values_table(records):
-    """Every accuracy and perplexity of the records, one a row, unrounded: for other software."""
+    """Every accuracy and perplexity of the records, one a row, unrounded: for other software.
+
+    ValueError if records of different profiles, tables, protocols or precisions are mixed.
+    """
+    shared_spec([record.spec for record in records])
     rows = []
     for record in records:
         spec = record.spec

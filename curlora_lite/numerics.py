@@ -59,6 +59,7 @@ EXEMPT = {
     "grids": _MOVES,
     "memory": _MOVES,
     "numerics": _MOVES,
+    "provenance": _MOVES,
     "records": _MOVES,
     "run_queue": _MOVES,
     "spread": _MOVES,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import fetch, metrics, paper
+from . import fetch, metrics, paper, provenance
 from .profiles import method_label
 from .protocol import Protocol
 from .records import by_cell
@@ -64,13 +64,18 @@ class Table:
         lines += [r"\end{tabular}}", *(rf"\par\footnotesize {_tex(n)}" for n in self.notes)]
         return "\n".join([*lines, r"\end{table}"]) + "\n"
 
-    def save(self, stem, suffixes=(".md", ".csv", ".tex")):
-        """Write `<stem>.md`, `.csv` and `.tex`, or some of them; returns the paths."""
-        texts = {".md": self.markdown, ".csv": self.csv, ".tex": self.latex}
+    def save(self, stem, source, suffixes=(".md", ".csv", ".tex")):
+        """Write `<stem>.md`, `.csv` and `.tex`, or some of them; returns the paths.
+
+        source: the `provenance.Source`; the LaTeX says it in a comment, `provenance.json` whole.
+        """
+        texts = {".md": self.markdown, ".csv": self.csv}
+        texts[".tex"] = lambda: f"% {source.text()}\n{self.latex()}"
         paths = [Path(f"{stem}{suffix}") for suffix in suffixes]
         for path, text in zip(paths, (texts[suffix]() for suffix in suffixes), strict=True):
             with fetch.aside(path) as part:
                 part.write_text(text)
+        provenance.keep(paths, source)
         return paths
 
     def _repr_markdown_(self):

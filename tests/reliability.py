@@ -10,7 +10,7 @@ import attempts
 import endurance
 import pytest
 
-from curlora_lite import records
+from curlora_lite import provenance, records
 from curlora_lite.tables import Table
 
 FOLDER = records.ROOT / "results" / "reliability" / "tables"
@@ -74,10 +74,11 @@ def cases_table(ended):
 
 def main():
     """Count and write; the exit status is pytest's."""
-    survival_table(endurance.counts()).save(FOLDER / "survival")
+    source = provenance.of_code("make reliability")
+    survival_table(endurance.counts()).save(FOLDER / "survival", source)
     status = pytest.main(["-q", "-p", "no:cacheprovider", TESTS])
     if status == 0:
-        cases_table(attempts.ENDED).save(FOLDER / "cases")
+        cases_table(attempts.ENDED).save(FOLDER / "cases", source)
     print(f"written: {FOLDER.relative_to(records.ROOT)}/")
     return status
 

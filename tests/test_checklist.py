@@ -5,7 +5,7 @@ import pytest
 from small_runs import small_grid
 from test_notebooks import one_cell_book
 
-from curlora_lite import checklist, cli, grids, records, tables
+from curlora_lite import checklist, cli, grids, provenance, records, tables
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_no_secret_gets_into_records_logs_or_notebooks(tiny, tmp_path, monkeypat
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_TOKEN"):
         monkeypatch.setenv(name, canary)
     found = grids.run_grid(small_grid(methods=["head-only"]), tiny, workers=1)
-    tables.results_table(found).save(tiny / "table")
+    tables.results_table(found).save(tiny / "table", provenance.of_runs(found, "make reproduce"))
     (tiny / "appendix.md").write_text(checklist.appendix(found, "make report").markdown())
     fine = one_cell_book(tmp_path / "fine.ipynb", "print(x)")
     broken = one_cell_book(tmp_path / "broken.ipynb", "raise RuntimeError(x)")

@@ -17,6 +17,7 @@ from curlora_lite import (
     models,
     paper,
     profiles,
+    provenance,
     records,
     source_tables,
     tables,
@@ -159,9 +160,10 @@ def test_tables_and_figures(tiny):
     assert tuple(map(tuple, read)) == (table.columns, *table.rows)
     assert table.latex().count(r"\\") == 1 + len(table.rows)
     assert "SmolLM2-135M-Instruct in place of Mistral-7B-v0.3" in table.markdown()
-    for path in table.save(tiny / "tables" / "table1"):
+    made = provenance.of_runs(runs, "make reproduce")
+    for path in table.save(tiny / "tables" / "table1", made):
         assert path.read_text()
-    for name in figures.save_all(runs, tiny / "figures"):
+    for name in figures.save_all(runs, tiny / "figures", made):
         for suffix in ("png", "pdf"):
             assert (tiny / "figures" / f"table1_{name}.{suffix}").stat().st_size > 5000
     assert len(tables.summary_table(runs).rows) == 4

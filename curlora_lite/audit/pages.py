@@ -5,6 +5,7 @@ import re
 
 from IPython.display import Markdown
 
+from .. import provenance
 from ..figures import save
 from ..source_tables import counted
 from . import figures, tables, words
@@ -20,13 +21,14 @@ def page(question, found, folder):
     if not tables.has_results(question, found):
         return [Markdown("The runs that this question needs are not there.")]
     made = {name: make(found) for name, make in tables.ALL[question].items()}
+    source = _source([found])
     shown = {name: table for name, table in made.items() if table.rows}
     for name, table in shown.items():
-        table.save(folder / "tables" / name)
+        table.save(folder / "tables" / name, source)
     empty = made.keys() - shown.keys()
     drawn = {name: draw(found) for name, draw in figures.ALL[question].items() if name not in empty}
     for name, figure in drawn.items():
-        save(figure, folder / "figures" / name)
+        save(figure, folder / "figures" / name, source)
     what = Markdown(f"**What follows.** {words.ALL[question](found)}")
     return [*shown.values(), *drawn.values(), what]
 
@@ -37,11 +39,20 @@ def last_page(found, folder):
     Links in the Markdown lead from `folder`; CSV and LaTeX name what they lead to.
     """
     claims = claims_table(found, counted("Mistral-7B-v0.3", 16))
-    claims.save(folder / "claims", (".md",))
-    relinked(claims, r"\1").save(folder / "claims", (".csv", ".tex"))
+    source = _source(found.values())
+    plain = relinked(claims, r"\1").save(folder / "claims", source, (".csv", ".tex"))
+    linked = claims.save(folder / "claims", source, (".md",))
+    provenance.keep([*linked, *plain], source)
     took = tables.compute(found)
-    took.save(folder / "tables" / "compute")
+    took.save(folder / "tables" / "compute", source)
     return [relinked(claims, r"[\1](../\2)"), took]  # the notebook is a folder deeper
+
+
+def _source(questions):
+    runs = [run for cells in questions for found in cells.values() for run in found]
+    quick = any(run.spec["profile"] == "audit-quick" for run in runs)
+    again = provenance.command("audit", "audit-quick" if quick else "audit")
+    return provenance.of_runs(runs, again)
 
 
 def relinked(table, pattern):
