@@ -52,7 +52,7 @@ CLUSTER = $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(if $(PARTITION),--partiti
 	$(if $(MINUTES),--minutes $(MINUTES))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce audit verify test test-slow notebook report readme bench spread reliability \
+.PHONY: help setup reproduce audit verify test test-slow notebook report readme bench spread scaling reliability \
 	audit-deps lint fetch doctor clean
 
 help: ## this list
@@ -111,6 +111,9 @@ verify: $(READY) ## compute some records of PROFILE again and compare (VERIFY=ke
 
 spread: $(READY) ## measure what `make verify` takes its tolerances from (some twelve minutes)
 	@$(RUN) spread
+
+scaling: $(READY) ## a small grid with one worker and two, and what Mistral-7B's would take, on paper (four minutes; TABLES=1: tables anew)
+	@$(RUN) scaling $(if $(filter-out 0,$(TABLES)),--tables)
 
 reliability: $(READY) ## kill grids, try made-up inputs; counts into results/reliability (SLURM=1: that part alone, on a Slurm of its own)
 	@$(BIN)/python tests/$(if $(filter-out 0,$(SLURM)),slurm_grid,reliability).py

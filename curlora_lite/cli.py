@@ -56,11 +56,12 @@ def _parser():
         "bench": bench,
         "verify": verify,
         "spread": spread,
+        "scaling": scaling,
     }
     for name, run in runs.items():
         command = commands.add_parser(name)
         command.set_defaults(run=run)
-        if name == "bench":
+        if name in ("bench", "scaling"):
             command.add_argument("--tables", action="store_true", help="anew, without measuring")
         if name == "reproduce":
             command.add_argument("--tables", action="store_true", help="anew, without computing")
@@ -344,6 +345,26 @@ def spread(_):
     source = provenance.of_file(["reliability/spread.json"], computed, "make spread")
     examine.table(measured).save(examine.path().parent / "tables" / "spread", source)
     print(f"written: {examine.path().relative_to(records.ROOT)}")
+
+
+def scaling(options):
+    """Measure a small grid with one worker and two; estimate on paper what Mistral-7B's takes."""
+    from . import scaling as examine
+    from .benchmark import measure
+
+    if not options.tables:
+        _quiet()
+        fetch_all(options)
+        examine.measure()
+    again, content = "make scaling", examine.load()
+    folder = records.ROOT / "results" / "reliability"
+    source = provenance.of_file(["reliability/scaling.json"], [content["provenance"]], again)
+    examine.table(content).save(folder / "tables" / "scaling", source)
+    benchmarks = measure.load(records.ROOT / "results" / "benchmarks")
+    source = provenance.of_code(again, ["benchmarks/benchmarks.json"])
+    examine.estimate_table(benchmarks).save(folder / "tables" / "mistral_estimate", source)
+    _fill(folder / "README.md")
+    print(f"\n{examine.table(content).markdown()}\nwritten: {folder.relative_to(records.ROOT)}/")
 
 
 def readme(_):

@@ -62,6 +62,7 @@ EXEMPT = {
     "provenance": _MOVES,
     "records": _MOVES,
     "run_queue": _MOVES,
+    "scaling": "measures and estimates times; its runs are kept nowhere",
     "spread": _MOVES,
     "verify": _MOVES,
 }
