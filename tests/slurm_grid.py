@@ -17,7 +17,7 @@ import endurance
 import safetensors
 import slurm_cluster
 
-from curlora_lite import checkpoints, cluster, fetch, grids, models, profiles, records
+from curlora_lite import checkpoints, cluster, fetch, grids, models, profiles, provenance, records
 from curlora_lite.tables import Table
 
 FOLDER = records.ROOT / "results" / "reliability"
@@ -202,7 +202,10 @@ def main():
     with fetch.aside(FOLDER / "slurm.json") as part:
         part.write_text(json.dumps(measured, indent=1) + "\n")
     made = table(measured)
-    made.save(FOLDER / "tables" / "slurm")
+    source = provenance.of_file(
+        ["reliability/slurm.json"], [records.provenance("cpu")], "make reliability SLURM=1"
+    )
+    made.save(FOLDER / "tables" / "slurm", source)
     print(f"\n{made.markdown()}\nwritten: {FOLDER.relative_to(records.ROOT)}/")
     equal = measured["records equal to those of an undisturbed grid without Slurm"]
     return int(set(equal.values()) != {measured["runs"]})
