@@ -391,7 +391,7 @@ def test_pages_are_saved_and_say_what_is_missing(found, tmp_path):
 
 def test_part_of_the_plan_gives_what_there_is(found, tmp_path, monkeypatch):
     """Whatever conditions, and seeds of them, an interrupted audit has: no traceback."""
-    monkeypatch.setattr(pages, "save", lambda figure, stem: None)
+    monkeypatch.setattr(pages, "save", lambda figure, stem, source: None)
     monkeypatch.setattr(metrics.two_level_interval, "__defaults__", (100, 0, 0.95))
     draw = random.Random(5)
     for share in (0.8, 0.4):
