@@ -109,7 +109,7 @@ report: reproduce ## one HTML page of the executed notebooks
 verify: $(READY) ## compute some records of PROFILE again and compare (VERIFY=key,key or SHARE=0.2)
 	@$(RUN) verify $(CHOSEN) $(if $(VERIFY),--keys $(VERIFY)) $(if $(SHARE),--share $(SHARE))
 
-spread: $(READY) ## measure what `make verify` takes its tolerances from (ten minutes)
+spread: $(READY) ## measure what `make verify` takes its tolerances from (some twelve minutes)
 	@$(RUN) spread
 
 reliability: $(READY) ## kill grids, try made-up inputs; counts into results/reliability (SLURM=1: that part alone, on a Slurm of its own)

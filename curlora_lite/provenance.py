@@ -102,10 +102,10 @@ def notebook(name, **parameters):
 
 
 def keep(paths, source):
-    """Enter the files of one table or figure, which differ in their suffix, where it is looked up.
+    """Enter files of one table or figure, which differ in their suffix, where it is looked up.
 
-    A commit that computed the same before stays: the content is no newer. Entries of files that are
-    gone are taken out. Two processes may do this at once.
+    Others of it that were entered before stay. A commit that computed the same before stays: the
+    content is no newer. Files that are gone are taken out. Two processes may do this at once.
     """
     folder = folder_of(paths[0])
     made = {path.suffix: fetch.sha256_of(path) for path in paths}
@@ -113,12 +113,13 @@ def keep(paths, source):
     entry |= {"code": list(source.code), "again": source.again}
     name = paths[0].relative_to(folder).with_suffix("").as_posix()
     with _alone(folder):
-        entries = {
-            other: kept
-            for other, kept in load(folder).items()
-            if any((folder / (other + suffix)).exists() for suffix in kept["files"])
-        }
+        entries = {}
+        for other, kept in load(folder).items():
+            there = {s: sha for s, sha in kept["files"].items() if (folder / (other + s)).exists()}
+            if there:
+                entries[other] = {**kept, "files": there}
         old = entries.get(name, {})
+        entry["files"] = {**old.get("files", {}), **made}
         if not source.files and {**entry, "commits": old.get("commits")} == old:
             return
         entries[name] = entry

@@ -20,7 +20,7 @@ class Compared:
     """One record beside the same run computed now.
 
     how: `bit for bit`, or the class of tolerances. largest: kind of number -> (largest deviation,
-    tolerance) where not bit for bit. held: `yes`, `no` or `not judged`.
+    tolerance or None) where not bit for bit. held: `yes`, `no` or `not judged`.
     """
 
     key: str
@@ -34,7 +34,8 @@ def chosen(profile, keys=None, share=None, results=None):
     """Records of a profile to be computed again, the file's name -> RunRecord.
 
     keys: names of records, without `.json`. share: above 0, at most 1: that share of all, the same
-    ones each time. Neither: one of each method, the quickest, and more while there is time.
+    ones each time. Neither: one of each method, then one of each other model, with an adapter, the
+    quickest each; and more, as far as time allows.
     ValueError for a key that is not there, or a profile without records.
     """
     profile_named(profile)
@@ -58,14 +59,16 @@ def chosen(profile, keys=None, share=None, results=None):
 
 def _quickest(found):
     order = sorted(found, key=lambda key: found[key].seconds)
-    first = {found[key].spec["method"]: key for key in reversed(order)}
-    order.sort(key=lambda key: key not in first.values())  # stable: still by time
+    quickest = {found[key].spec["method"]: key for key in reversed(order)}
+    first = sorted(quickest.values(), key=order.index)
+    # of each model: the adapter is what is to be verified
+    adapted = [key for key in [*first, *order] if found[key].spec["method"] != "head-only"]
+    others = {found[key].spec["model"]["name"]: key for key in reversed(adapted)}
     taken, seconds = {}, 0.0
-    for key in order:
-        seconds += found[key].seconds
-        if taken and seconds > CORE_SECONDS:
-            break
-        taken[key] = found[key]
+    for key in dict.fromkeys([*first, *others.values(), *order]):
+        if not taken or seconds + found[key].seconds <= CORE_SECONDS:
+            taken[key] = found[key]
+            seconds += found[key].seconds
     return taken
 
 
@@ -96,29 +99,33 @@ def compare(key, record, again, measured):
 
     Bit for bit where machine, versions, threads, model and data agree with the record's. Else
     within the tolerances of `spread`, where it has measured runs on this model in this precision;
-    where it has not, nothing but equality can be judged.
+    where it has not measured a kind of number, nothing but equality can be judged.
     """
     old, new = spread.numbers(record), spread.numbers(again)
     leaves = len(old)
     if plain(record) == plain(again):
         return Compared(key, "bit for bit", leaves, {}, HELD)
     if same_place(record, again):
-        return Compared(key, "bit for bit", leaves, _largest(old, new, {}), BROKEN)
+        exact = dict.fromkeys(spread.KINDS, 0.0)
+        return Compared(key, "bit for bit", leaves, _largest(old, new, exact), BROKEN)
     kind = "rounding" if same_model(record, again) else "machine"
     model = f"{record.spec['model']['name']} {record.spec['precision']}"
     if model not in measured:
         return Compared(key, "no spread measured", leaves, _largest(old, new, {}), UNJUDGED)
-    tolerances = spread.tolerances(measured[model], kind)
+    tolerances = spread.tolerances(measured[model], kind, spread.smallest(record))
     largest = _largest(old, new, tolerances)
-    held = all(off <= allowed for off, allowed in largest.values())
-    return Compared(key, kind, leaves, largest, HELD if held else BROKEN)
+    return Compared(key, kind, leaves, largest, _held(largest.values()))
+
+
+def _held(largest):
+    if any(allowed is not None and off > allowed for off, allowed in largest):
+        return BROKEN
+    return UNJUDGED if any(allowed is None and off > 0 for off, allowed in largest) else HELD
 
 
 def _largest(old, new, tolerances):
-    """kind -> (largest deviation, tolerance), exact numbers among them."""
-    return {
-        kind: (off, tolerances.get(kind, 0.0)) for kind, off in spread.deviations(old, new).items()
-    }
+    """kind -> (largest deviation, tolerance or None), exact numbers among them."""
+    return {kind: (off, tolerances.get(kind)) for kind, off in spread.deviations(old, new).items()}
 
 
 PLACE = ("device", "platform", "python", "packages", "threads")
@@ -162,7 +169,8 @@ def table(profile, compared):
     rows = []
     for one in compared:
         off = ", ".join(
-            f"{kind} {off:.2g} ({allowed:.2g})" for kind, (off, allowed) in one.largest.items()
+            f"{kind} {off:.2g} ({'none' if allowed is None else f'{allowed:.2g}'})"
+            for kind, (off, allowed) in one.largest.items()
         )
         rows.append((one.key, one.how, f"{one.numbers:,}", off or "none", one.held))
     here = records.provenance(models.default_device())
@@ -175,7 +183,7 @@ def table(profile, compared):
             "Bit for bit where machine, versions, threads, model and data agree with the record's; "
             "else within tolerances from results/reliability/spread.json: rounding alone (same "
             "weights and kind of processor), or another machine. Accuracy and answers: of rows; "
-            "perplexity and norm: relative; loss: nats.",
+            "perplexity, norm and geometry: relative; loss: nats.",
             f"Computed by numerical code {here['code']} on {here['device']}; {versions}.",
         ),
         left=(0, 1, 3, 4),

@@ -154,7 +154,7 @@ def measure():
         },
         "load when it began": load,  # processes that wanted a core already
         "slurm": version,
-        **{name: where[name] for name in ("device", "cores", "python", "commit", "dirty")},
+        **{name: where[name] for name in ("device", "cores", "python", "commit", "dirty", "code")},
     }
 
 
@@ -202,9 +202,8 @@ def main():
     with fetch.aside(FOLDER / "slurm.json") as part:
         part.write_text(json.dumps(measured, indent=1) + "\n")
     made = table(measured)
-    source = provenance.of_file(
-        ["reliability/slurm.json"], [records.provenance("cpu")], "make reliability SLURM=1"
-    )
+    again = "make reliability SLURM=1"
+    source = provenance.of_file(["reliability/slurm.json"], [measured], again)
     made.save(FOLDER / "tables" / "slurm", source)
     print(f"\n{made.markdown()}\nwritten: {FOLDER.relative_to(records.ROOT)}/")
     equal = measured["records equal to those of an undisturbed grid without Slurm"]

@@ -105,6 +105,15 @@ def test_what_is_gone_is_taken_out_and_the_rest_stays(tmp_path):
     }
 
 
+def test_suffixes_saved_apart_are_one_entry(tmp_path):
+    TABLE.save(tmp_path / "one", SOURCE, [".md"])
+    dataclasses.replace(TABLE, caption="b").save(tmp_path / "one", SOURCE, [".csv"])
+    assert list(provenance.load(tmp_path)["one"]["files"]) == [".md", ".csv"]
+    (tmp_path / "one.md").unlink()
+    TABLE.save(tmp_path / "one", SOURCE, [".csv"])
+    assert list(provenance.load(tmp_path)["one"]["files"]) == [".csv"]
+
+
 def test_computed_without_records_the_commit_is_the_first_that_gave_it(tmp_path, monkeypatch):
     """Later commits that compute the same leave the entry alone; another content takes theirs."""
     at = lambda digit: {"commit": digit * 40, "dirty": digit == "3"}  # noqa: E731

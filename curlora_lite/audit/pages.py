@@ -20,8 +20,8 @@ def page(question, found, folder):
     """
     if not tables.has_results(question, found):
         return [Markdown("The runs that this question needs are not there.")]
+    source = _source([found], folder)
     made = {name: make(found) for name, make in tables.ALL[question].items()}
-    source = _source([found])
     shown = {name: table for name, table in made.items() if table.rows}
     for name, table in shown.items():
         table.save(folder / "tables" / name, source)
@@ -39,23 +39,23 @@ def last_page(found, folder):
     Links in the Markdown lead from `folder`; CSV and LaTeX name what they lead to.
     """
     claims = claims_table(found, counted("Mistral-7B-v0.3", 16))
-    source = _source(found.values())
-    plain = relinked(claims, r"\1").save(folder / "claims", source, (".csv", ".tex"))
-    linked = claims.save(folder / "claims", source, (".md",))
-    provenance.keep([*linked, *plain], source)
+    source = _source(found.values(), folder)
+    claims.save(folder / "claims", source, (".md",))
+    relinked(claims, r"\1").save(folder / "claims", source, (".csv", ".tex"))
     took = tables.compute(found)
     took.save(folder / "tables" / "compute", source)
     return [relinked(claims, r"[\1](../\2)"), took]  # the notebook is a folder deeper
-
-
-def _source(questions):
-    runs = [run for cells in questions for found in cells.values() for run in found]
-    quick = any(run.spec["profile"] == "audit-quick" for run in runs)
-    again = provenance.command("audit", "audit-quick" if quick else "audit")
-    return provenance.of_runs(runs, again)
 
 
 def relinked(table, pattern):
     """A Table whose Markdown links are written by another pattern: \1 the text, \2 the target."""
     rows = (tuple(re.sub(r"\[([^]]*)\]\(([^)]*)\)", pattern, c) for c in row) for row in table.rows)
     return dataclasses.replace(table, rows=tuple(rows))
+
+
+def _source(questions, folder):
+    runs = [run for cells in questions for found in cells.values() for run in found]
+    quick = any(run.spec["profile"] == "audit-quick" for run in runs)
+    chosen = sorted({run.spec["seed"] for run in runs}) if "selections" in folder.parts else None
+    again = provenance.command("audit", "audit-quick" if quick else "audit", seeds=chosen)
+    return provenance.of_runs(runs, again)
