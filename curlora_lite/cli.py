@@ -326,7 +326,8 @@ def verify(options):
     compared = examine.verify(kept)
     table = examine.table(profile, compared)
     name = f"verify_{profile.replace('-', '_')}"
-    source = provenance.of_runs(list(kept.values()), provenance.command("verify", profile))
+    again = provenance.command("verify", profile, verify=options.keys, share=options.share)
+    source = provenance.of_runs(list(kept.values()), again)
     table.save(examine.spread.path().parent / "tables" / name, source)
     print("\n" + table.markdown())
     broken = [one.key for one in compared if one.held == examine.BROKEN]
