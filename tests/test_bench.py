@@ -326,7 +326,7 @@ def test_from_the_command_line(small_bench, capsys, monkeypatch):
     made = {path.name for path in small_bench.rglob("*") if path.is_file()}
     assert {"training_cpu.png", "kept_cpu.pdf", "targets.md", "sizes.tex", "kept.csv"} <= made
 
-    monkeypatch.setattr(figures, "save", lambda figure, stem: None)  # seen above
+    monkeypatch.setattr(figures, "save", lambda figure, stem, source: None)  # seen above
     table = (small_bench / "tables" / "training.md").read_text()
     (small_bench / "tables" / "training.md").unlink()
     marks = "<!-- benchmarks-quick/training -->{}<!-- /benchmarks-quick/training -->"
