@@ -1,19 +1,12 @@
 """The command line behind the Makefile: `python -m curlora_lite reproduce|fetch|doctor|…`."""
 
 import argparse
-import hashlib
-import json
 import logging
-import re
 import sys
 import time
 import warnings
-from pathlib import Path
 
-from . import provenance, records
-
-TABLE_NOTEBOOKS = {"table1": "table1_mistral", "table2": "table2_gpt2"}
-PARAMETERS = ("profile", "ranks", "seeds", "methods", "protocol", "precision", "checkpointing")
+from . import notebooks, provenance, readmes, records
 
 
 def main(arguments=None):
@@ -104,17 +97,6 @@ def _integers(text):
         ) from None
 
 
-def notebooks(profile):
-    """Names of the notebooks that a profile executes, in their order."""
-    from . import profiles
-
-    chosen = profiles.profile_named(profile)
-    first = ["00_quickstart", "01_cur_layer"] if chosen.source == "embedded" else []
-    if profile == "embedded":  # QUICK does without
-        first.append("finetune_causal_lm")
-    return [*first, *(TABLE_NOTEBOOKS[table] for table in chosen.tables), "report"]
-
-
 def reproduce(options):
     """Compute what is missing of the profile's tables, execute the notebooks, print the tables.
 
@@ -131,12 +113,12 @@ def reproduce(options):
         profiles.grid(profile, table, **chosen)
     _quiet()
     specs = [spec for table in tables for spec in grids.plan(profile, table, **chosen)]
-    computed, runs, books = 0, [], notebooks(profile)
+    computed, runs, books = 0, [], notebooks.of_profile(profile)
     if options.tables:
         absent = [spec.key for spec in specs if records.find(spec) is None]
         if absent:
             raise ValueError(f"TABLES: {len(absent)} of {len(specs)} runs have no record: {absent}")
-        books = [name for name in books if name in (*TABLE_NOTEBOOKS.values(), "report")]
+        books = [name for name in books if name in (*notebooks.TABLES.values(), "report")]
     else:
         fetch_all(options)
         known = {}
@@ -146,7 +128,9 @@ def reproduce(options):
     failed = [run for run in runs if run.status not in records.RESULTS]
     folder = records.outputs(profile, **chosen)
     executed = [
-        execute(name, {"profile": profile, **chosen}, target=folder / "notebooks" / f"{name}.ipynb")
+        notebooks.execute(
+            name, {"profile": profile, **chosen}, target=folder / "notebooks" / f"{name}.ipynb"
+        )
         for name in books
     ]
     for table in tables:
@@ -188,8 +172,10 @@ def audit(options):
     plan.run(questions, seeds, own=True, workers=options.workers)
     folder = plan.outputs(options.profile, seeds)
     given = {"profile": options.profile, "seeds": list(seeds)}  # shows what there is of real data
-    execute("audit", given, target=folder / "notebooks" / "audit.ipynb", beside=(plan.REAL,))
-    _fill(folder / "README.md")
+    notebooks.execute(
+        "audit", given, target=folder / "notebooks" / "audit.ipynb", beside=(plan.REAL,)
+    )
+    readmes.fill(folder / "README.md")
     print("\n" + (folder / "claims.md").read_text())
     print(f"tables, figures, notebook and records: {folder.relative_to(records.ROOT)}/")
     print(f"{len(missing)} runs computed in {_duration(time.perf_counter() - start)}")
@@ -215,7 +201,7 @@ def _submission(options):
 
 
 def _chosen(options):
-    return {name: getattr(options, name) for name in PARAMETERS if name != "profile"}
+    return {name: getattr(options, name) for name in notebooks.PARAMETERS if name != "profile"}
 
 
 def _profile(options):
@@ -270,38 +256,22 @@ def bench(options):
         table.save(folder / "tables" / name, both if name == "stages" else source)
     for name, figure in drawn.draw(result).items():
         figures.save(figure, folder / "figures" / name, source)
-    _fill(folder / "README.md")
+    readmes.fill(folder / "README.md")
     print("\n".join(["", made["targets"].markdown(), made["training"].markdown()]))
     print(f"tables, figures and raw times: {folder.relative_to(records.ROOT)}/")
 
 
 def report(options):
     """One HTML page of the executed notebooks, figures inside, and a reproducibility appendix."""
-    import nbformat
-    from nbconvert import HTMLExporter
-
-    from . import fetch
-
     profile = _profile(options)
     folder = records.outputs(profile, **_chosen(options))
-    paths = [folder / "notebooks" / f"{name}.ipynb" for name in reversed(notebooks(profile))]
+    named = notebooks.of_profile(profile)
+    paths = [folder / "notebooks" / f"{name}.ipynb" for name in reversed(named)]
     absent = [str(path) for path in paths if not path.exists()]
     if absent:
         raise ValueError(f"no executed notebook {absent[0]}: run `make reproduce` first")
-    books = [nbformat.read(path, 4) for path in paths]
-    whole = books[0]
-    whole.cells = [cell for book in books for cell in book.cells]
-    whole.cells.append(nbformat.v4.new_markdown_cell(f"## Appendix\n\n{_appendix(options)}"))
-    for i, cell in enumerate(whole.cells):
-        cell["id"] = f"cell-{i}"
-    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)
-    # formulas stay readable as TeX where there is no network
-    exporter.mathjax_url = ""
-    exporter.require_js_url = ""
-    page, _ = exporter.from_notebook_node(whole, {"metadata": {"name": "curlora_lite report"}})
     target = folder / "report.html"
-    with fetch.aside(target) as part:
-        part.write_text(page)
+    notebooks.one_page(paths, f"## Appendix\n\n{_appendix(options)}", target)
     print(f"report: {target.relative_to(records.ROOT)}")
 
 
@@ -364,109 +334,14 @@ def scaling(options):
     benchmarks = measure.load(records.ROOT / "results" / "benchmarks")
     source = provenance.of_code(again, ["benchmarks/benchmarks.json"])
     examine.estimate_table(benchmarks).save(folder / "tables" / "mistral_estimate", source)
-    _fill(folder / "README.md")
+    readmes.fill(folder / "README.md")
     print(f"\n{examine.table(content).markdown()}\nwritten: {folder.relative_to(records.ROOT)}/")
 
 
 def readme(_):
     """Put tables between the marks of the READMEs, so that no number there is typed."""
     for path in (records.ROOT / "README.md", *(records.ROOT / "results").glob("*/README.md")):
-        _fill(path)
-
-
-def _fill(page):
-    if page.exists():
-        page.write_text(filled(page.read_text(), table_text))
-
-
-def table_text(profile, name):
-    """The Markdown of one table of a profile."""
-    return (records.ROOT / table_path(profile, name)).read_text()
-
-
-def table_path(profile, name):
-    """Where a table is, from the root: in `results/<profile>/tables`; the audit's claims above."""
-    folder = Path("results") / profile
-    return (folder if name == "claims" else folder / "tables") / f"{name}.md"
-
-
-def filled(text, content):
-    """`text` with each `<!-- profile/name --> … <!-- /profile/name -->` holding that table.
-
-    content: (profile, name) -> Markdown.
-    """
-    return re.sub(
-        r"<!-- ([\w-]+)/(\w+) -->.*?<!-- /\1/\2 -->",
-        lambda m: f"<!-- {m[1]}/{m[2]} -->\n{content(m[1], m[2])}<!-- /{m[1]}/{m[2]} -->",
-        text,
-        flags=re.DOTALL,
-    )
-
-
-def execute(name, parameters, source=None, target=None, beside=()):
-    """Execute a notebook through papermill unless its executed copy is of the same inputs.
-
-    parameters: those that the notebook does not have are left out if they are among the grid's
-    (`PARAMETERS`), else refused with ValueError. beside: profiles whose records it shows too.
-    Returns whether it was executed. The executed copy appears only when all cells have run.
-    """
-    import nbformat
-    import papermill
-
-    from . import fetch
-
-    source = source or records.ROOT / "notebooks" / f"{name}.ipynb"
-    known = papermill.inspect_notebook(str(source))
-    unknown = [key for key in parameters if key not in known and key not in PARAMETERS]
-    if unknown:
-        raise ValueError(
-            f"notebook parameter {unknown[0]!r}: {name} has no such one; it has {', '.join(known)}"
-        )
-    passed = {key: value for key, value in parameters.items() if key in known}
-    profile = parameters.get("profile", "embedded")
-    target = target or records.ROOT / "results" / profile / "notebooks" / f"{name}.ipynb"
-    inputs = _inputs(source, passed, (profile, *beside))
-    if target.exists() and nbformat.read(target, 4).metadata.get("inputs") == inputs:
-        return False
-    with fetch.aside(target) as part:
-        papermill.execute_notebook(
-            str(source),
-            str(part),
-            parameters=passed,
-            kernel_name="python3",
-            cwd=str(records.ROOT),
-            progress_bar={"desc": name, "leave": False},
-        )
-        book = nbformat.read(part, 4)
-        _tidy(book, inputs)
-        nbformat.write(book, part)
-    return True
-
-
-def _tidy(book, inputs):
-    """Take papermill's times and paths out, so that an executed copy changes with its content."""
-    book.metadata.pop("papermill", None)
-    book.metadata["inputs"] = inputs
-    for cell in book.cells:
-        cell.metadata.pop("papermill", None)
-        cell.metadata.pop("execution", None)
-        if "outputs" in cell:  # progress bars
-            cell.outputs = [o for o in cell.outputs if not _is_progress(o)]
-
-
-def _is_progress(output):
-    widget = "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-    return widget or output.get("name") == "stderr"
-
-
-def _inputs(source, parameters, profiles):
-    """A hash of all that an executed notebook shows: source, parameters, package and records."""
-    package = sorted(Path(__file__).parent.rglob("*.py"))
-    found = [p for name in profiles for p in sorted(records.runs_folder(name).glob("*.json"))]
-    digest = hashlib.sha256(json.dumps([parameters, records.workspace()]).encode())
-    for path in [source, *package, *found]:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+        readmes.fill(path)
 
 
 def _quiet():

@@ -45,6 +45,8 @@ EXEMPT = {
     "figures": _SHOWS,
     "findings": _SHOWS,
     "metrics": _SHOWS,
+    "notebooks": _SHOWS,
+    "readmes": _SHOWS,
     "source_tables": _SHOWS,
     "tables": _SHOWS,
     "answers": _APART,

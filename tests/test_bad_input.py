@@ -31,6 +31,7 @@ from curlora_lite import (
     fetch,
     grids,
     hub,
+    notebooks,
     profiles,
     records,
     training,
@@ -153,7 +154,9 @@ def test_unknown_notebook_parameters(parameters):
     """Refused before anything runs; names that are known come from the source."""
     unknown = {f"x{name}": value for name, value in parameters.items()}
     folder = records.ROOT / "notebooks"
-    attempt("notebook parameter's name", lambda: cli.execute("report", unknown), folder=folder)
+    attempt(
+        "notebook parameter's name", lambda: notebooks.execute("report", unknown), folder=folder
+    )
     assert attempts.ENDED["notebook parameter's name", "success"] == 0
 
 

@@ -5,7 +5,7 @@ import pytest
 from small_runs import small_grid
 from test_notebooks import one_cell_book
 
-from curlora_lite import checklist, cli, grids, provenance, records, tables
+from curlora_lite import checklist, grids, notebooks, provenance, records, tables
 
 
 @pytest.fixture
@@ -46,9 +46,9 @@ def test_no_secret_gets_into_records_logs_or_notebooks(tiny, tmp_path, monkeypat
     (tiny / "appendix.md").write_text(checklist.appendix(found, "make report").markdown())
     fine = one_cell_book(tmp_path / "fine.ipynb", "print(x)")
     broken = one_cell_book(tmp_path / "broken.ipynb", "raise RuntimeError(x)")
-    cli.execute("fine", {"x": 1}, fine, tiny / "fine.ipynb")
+    notebooks.execute("fine", {"x": 1}, fine, tiny / "fine.ipynb")
     with pytest.raises(papermill.PapermillExecutionError) as caught:
-        cli.execute("broken", {"x": 1}, broken, tiny / "broken.ipynb")
+        notebooks.execute("broken", {"x": 1}, broken, tiny / "broken.ipynb")
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) >= 7
     assert not [path for path in written if canary.encode() in path.read_bytes()]

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from curlora_lite import cli, continual, corpus, data, grids, models, profiles, scoring
+from curlora_lite import continual, corpus, data, grids, models, notebooks, profiles, scoring
 from curlora_lite.training import encode, features, pad
 
 pytestmark = pytest.mark.slow
@@ -79,7 +79,7 @@ def test_a_short_real_run_repeats(table):
 
 def test_quickstart_and_layer_notebooks(tmp_path):
     for name in ("00_quickstart", "01_cur_layer"):
-        assert cli.execute(name, {}, target=tmp_path / f"{name}.ipynb")
+        assert notebooks.execute(name, {}, target=tmp_path / f"{name}.ipynb")
         outputs = json.loads((tmp_path / f"{name}.ipynb").read_text())["cells"]
         assert any(cell.get("outputs") for cell in outputs)
 

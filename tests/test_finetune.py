@@ -16,11 +16,11 @@ from curlora_lite import (
     CURLoRAConfig,
     add_adapters,
     answers,
-    cli,
     data,
     figures,
     finetune,
     hub,
+    notebooks,
     records,
     small_gpt2,
 )
@@ -241,7 +241,7 @@ def test_the_notebook(tmp_path):
     sizes = {"rank": 4, "steps": 2, "precision": "fp32", "eval_rows": 6}
     chosen, folder = {"profile": "embedded", **sizes}, records.outputs("embedded", **sizes)
     try:
-        assert cli.execute("finetune_causal_lm", chosen, target=tmp_path / "out.ipynb")
+        assert notebooks.execute("finetune_causal_lm", chosen, target=tmp_path / "out.ipynb")
         assert (folder / "figures" / "finetune_loss.pdf").exists()
         assert "| Generated answer | 6 |" in (folder / "tables" / "finetune.md").read_text()
     finally:

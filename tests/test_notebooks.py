@@ -9,7 +9,7 @@ import nbformat
 import papermill
 import pytest
 
-from curlora_lite import cli, grids, records
+from curlora_lite import cli, grids, notebooks, readmes, records
 from curlora_lite.audit import plan
 
 ROOT = Path(__file__).parent.parent
@@ -26,8 +26,8 @@ def parameters_cell(path):
 
 
 def test_all_are_there():
-    assert [path.stem for path in BOOKS] == sorted([*cli.notebooks("embedded"), "audit"])
-    assert cli.notebooks("gpt2-large") == ["table2_gpt2", "report"]
+    assert [path.stem for path in BOOKS] == sorted([*notebooks.of_profile("embedded"), "audit"])
+    assert notebooks.of_profile("gpt2-large") == ["table2_gpt2", "report"]
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
@@ -81,10 +81,10 @@ def cache(monkeypatch, tmp_path):
 def test_execution_passes_parameters_and_is_not_repeated(cache, tmp_path):
     source = one_cell_book(tmp_path / "in.ipynb", "print(x + 1)")
     target = tmp_path / "out" / "in.ipynb"
-    assert cli.execute("in", {"x": 41}, source, target)
+    assert notebooks.execute("in", {"x": 41}, source, target)
     assert nbformat.read(target, 4).cells[-1].outputs[0].text == "42\n"
-    assert not cli.execute("in", {"x": 41}, source, target)
-    assert cli.execute("in", {"x": 5}, source, target)
+    assert not notebooks.execute("in", {"x": 41}, source, target)
+    assert notebooks.execute("in", {"x": 5}, source, target)
 
 
 def test_execution_is_repeated_when_a_record_of_any_profile_shown_changes(
@@ -93,26 +93,26 @@ def test_execution_is_repeated_when_a_record_of_any_profile_shown_changes(
     monkeypatch.setattr(records, "runs_folder", lambda profile: tmp_path / profile)
     source, target = one_cell_book(tmp_path / "in.ipynb", "print(x)"), tmp_path / "out.ipynb"
     arguments = ("in", {"profile": "embedded"}, source, target, ("smollm2",))
-    assert cli.execute(*arguments)
+    assert notebooks.execute(*arguments)
     for profile in ("embedded", "smollm2"):
-        assert not cli.execute(*arguments)
+        assert not notebooks.execute(*arguments)
         (tmp_path / profile).mkdir()
         (tmp_path / profile / "run.json").write_text("{}")
-        assert cli.execute(*arguments)
+        assert notebooks.execute(*arguments)
 
 
 def test_a_notebook_that_fails_leaves_nothing(cache, tmp_path):
     source = one_cell_book(tmp_path / "in.ipynb", "raise RuntimeError(x)")
     target = tmp_path / "out" / "in.ipynb"
     with pytest.raises(papermill.PapermillExecutionError):
-        cli.execute("in", {}, source, target)
+        notebooks.execute("in", {}, source, target)
     assert not list(target.parent.iterdir())
 
 
 def test_unknown_parameter(cache, tmp_path):
     source = one_cell_book(tmp_path / "in.ipynb", "print(x)")
     with pytest.raises(ValueError, match="notebook parameter 'rnak': in has no such one; it has x"):
-        cli.execute("in", {"rnak": 3}, source, tmp_path / "out.ipynb")
+        notebooks.execute("in", {"rnak": 3}, source, tmp_path / "out.ipynb")
 
 
 @pytest.mark.parametrize(
@@ -153,8 +153,8 @@ def test_the_pages_show_the_committed_tables(page):
     names = re.findall(r"<!-- ([\w-]+/\w+) -->", text)
     profiles_shown = {name.split("/")[0] for name in names}
     assert profiles_shown >= PAGES[page]
-    content = lambda profile, name: committed(cli.table_path(profile, name))  # noqa: E731
-    assert cli.filled(text, content) == text
+    content = lambda profile, name: committed(readmes.table_path(profile, name))  # noqa: E731
+    assert readmes.filled(text, content) == text
 
 
 def test_an_audit_of_other_seeds_does_not_replace_the_audits_pages(
@@ -169,7 +169,7 @@ def test_an_audit_of_other_seeds_does_not_replace_the_audits_pages(
 
     monkeypatch.setattr(records, "ROOT", tmp_path)
     monkeypatch.setattr(cli, "fetch_all", lambda options: None)
-    monkeypatch.setattr(cli, "execute", execute)
+    monkeypatch.setattr(notebooks, "execute", execute)
     monkeypatch.setattr(grids, "reusable", lambda spec, **how: spec)
     monkeypatch.setattr(plan, "run", lambda *_, **how: None)
     page = tmp_path / "results" / "audit" / "README.md"

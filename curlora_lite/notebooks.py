@@ -1,0 +1,108 @@
+"""Executing notebooks through papermill, each once for the same inputs; all of them on one page."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from . import fetch, records
+
+TABLES = {"table1": "table1_mistral", "table2": "table2_gpt2"}
+PARAMETERS = ("profile", "ranks", "seeds", "methods", "protocol", "precision", "checkpointing")
+
+
+def of_profile(profile):
+    """Names of the notebooks that a profile executes, in their order."""
+    from . import profiles
+
+    chosen = profiles.profile_named(profile)
+    first = ["00_quickstart", "01_cur_layer"] if chosen.source == "embedded" else []
+    if profile == "embedded":  # QUICK does without
+        first.append("finetune_causal_lm")
+    return [*first, *(TABLES[table] for table in chosen.tables), "report"]
+
+
+def execute(name, parameters, source=None, target=None, beside=()):
+    """Execute a notebook through papermill unless its executed copy is of the same inputs.
+
+    parameters: those that the notebook does not have are left out if they are among the grid's
+    (`PARAMETERS`), else refused with ValueError. beside: profiles whose records it shows too.
+    Returns whether it was executed. The executed copy appears only when all cells have run.
+    """
+    import nbformat
+    import papermill
+
+    source = source or records.ROOT / "notebooks" / f"{name}.ipynb"
+    known = papermill.inspect_notebook(str(source))
+    unknown = [key for key in parameters if key not in known and key not in PARAMETERS]
+    if unknown:
+        raise ValueError(
+            f"notebook parameter {unknown[0]!r}: {name} has no such one; it has {', '.join(known)}"
+        )
+    passed = {key: value for key, value in parameters.items() if key in known}
+    profile = parameters.get("profile", "embedded")
+    target = target or records.ROOT / "results" / profile / "notebooks" / f"{name}.ipynb"
+    inputs = _inputs(source, passed, (profile, *beside))
+    if target.exists() and nbformat.read(target, 4).metadata.get("inputs") == inputs:
+        return False
+    with fetch.aside(target) as part:
+        papermill.execute_notebook(
+            str(source),
+            str(part),
+            parameters=passed,
+            kernel_name="python3",
+            cwd=str(records.ROOT),
+            progress_bar={"desc": name, "leave": False},
+        )
+        book = nbformat.read(part, 4)
+        _tidy(book, inputs)
+        nbformat.write(book, part)
+    return True
+
+
+def _tidy(book, inputs):
+    """Take papermill's times and paths out, so that an executed copy changes with its content."""
+    book.metadata.pop("papermill", None)
+    book.metadata["inputs"] = inputs
+    for cell in book.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if "outputs" in cell:  # progress bars
+            cell.outputs = [o for o in cell.outputs if not _is_progress(o)]
+
+
+def _is_progress(output):
+    widget = "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+    return widget or output.get("name") == "stderr"
+
+
+def _inputs(source, parameters, profiles):
+    """A hash of all that an executed notebook shows: source, parameters, package and records."""
+    package = sorted(Path(__file__).parent.rglob("*.py"))
+    found = [p for name in profiles for p in sorted(records.runs_folder(name).glob("*.json"))]
+    digest = hashlib.sha256(json.dumps([parameters, records.workspace()]).encode())
+    for path in [source, *package, *found]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def one_page(paths, appendix, target):
+    """Executed notebooks and a Markdown appendix as one HTML page, figures inside.
+
+    CannotWriteError where the folder of `target` is full or read-only.
+    """
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    books = [nbformat.read(path, 4) for path in paths]
+    whole = books[0]
+    whole.cells = [cell for book in books for cell in book.cells]
+    whole.cells.append(nbformat.v4.new_markdown_cell(appendix))
+    for i, cell in enumerate(whole.cells):
+        cell["id"] = f"cell-{i}"
+    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)
+    # formulas stay readable as TeX where there is no network
+    exporter.mathjax_url = ""
+    exporter.require_js_url = ""
+    page, _ = exporter.from_notebook_node(whole, {"metadata": {"name": "curlora_lite report"}})
+    with fetch.aside(target) as part:
+        part.write_text(page)
