@@ -65,7 +65,6 @@ def _parser():
             command.add_argument("--seeds", type=_integers)
             command.add_argument("--real", action="store_true", help="the paper's data too")
             command.add_argument("--workers", type=int)
-            _add_cluster(command)
         if name == "verify":
             command.add_argument("--keys", type=lambda text: text.split(","))
             command.add_argument("--share", type=float)
@@ -77,6 +76,7 @@ def _parser():
             command.add_argument("--precision", choices=("fp32", "tf32", "bf16"))
             command.add_argument("--checkpointing", action="store_true")
             command.add_argument("--workers", type=int)
+        if name in ("reproduce", "audit"):
             _add_cluster(command)
     return parser
 
@@ -169,7 +169,7 @@ def audit(options):
         f"{len(missing)} to compute: roughly {doctor.duration(seconds)} here"
     )
     submit(specs)
-    plan.run(questions, seeds, own=True, workers=options.workers)
+    grids.run_grid(specs, own=True, workers=options.workers)
     folder = plan.outputs(options.profile, seeds)
     given = {"profile": options.profile, "seeds": list(seeds)}  # shows what there is of real data
     notebooks.execute(
@@ -310,8 +310,7 @@ def spread(_):
     from . import spread as examine
 
     _quiet()
-    examine.measure()
-    measured = examine.load()
+    measured = examine.measure()
     computed = [found["machine"] for found in measured.values()]
     source = provenance.of_file(["reliability/spread.json"], computed, "make spread")
     examine.table(measured).save(examine.path().parent / "tables" / "spread", source)
@@ -326,16 +325,16 @@ def scaling(options):
     if not options.tables:
         _quiet()
         fetch_all(options)
-        examine.measure()
-    again, content = "make scaling", examine.load()
+    content = examine.load() if options.tables else examine.measure()
+    again, table = "make scaling", examine.table(content)
     folder = records.ROOT / "results" / "reliability"
     source = provenance.of_file(["reliability/scaling.json"], [content["provenance"]], again)
-    examine.table(content).save(folder / "tables" / "scaling", source)
+    table.save(folder / "tables" / "scaling", source)
     benchmarks = measure.load(records.ROOT / "results" / "benchmarks")
     source = provenance.of_code(again, ["benchmarks/benchmarks.json"])
     examine.estimate_table(benchmarks).save(folder / "tables" / "mistral_estimate", source)
     readmes.fill(folder / "README.md")
-    print(f"\n{examine.table(content).markdown()}\nwritten: {folder.relative_to(records.ROOT)}/")
+    print(f"\n{table.markdown()}\nwritten: {folder.relative_to(records.ROOT)}/")
 
 
 def readme(_):

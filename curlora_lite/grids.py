@@ -80,13 +80,17 @@ def reusable(spec, results=None, own=False, statuses=records.RESULTS, known=None
     if record is None or not own:
         return record
     known = {} if known is None else known
-    # what is read does not depend on these
-    shared = dataclasses.replace(spec, method="head-only", rank=None, seed=0, learning_rate=1.0)
+    shared = what_is_read(spec)
     if shared not in known:
         known[shared] = continual.inputs(shared)
     model, read = known[shared]
     same = all(read.get(name) == parts for name, parts in record.data.items())
     return record if same and record.model_sha256 == model else None
+
+
+def what_is_read(spec):
+    """The spec without that on which the model, text and rows it reads do not depend."""
+    return dataclasses.replace(spec, method="head-only", rank=None, seed=0, learning_rate=1.0)
 
 
 def default_workers(specs):

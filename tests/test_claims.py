@@ -364,13 +364,13 @@ def test_every_question_has_table_figure_and_words(found, question):
 
 def test_pages_are_saved_and_say_what_is_missing(found, tmp_path):
     for question, cells in found.items():
-        shown = pages.page(question, cells, tmp_path)
+        shown = pages.page(question, cells, tmp_path, "make audit")
         assert "What follows." in shown[-1].data
     without = {c: runs for c, runs in found["movement"].items() if c.method != "head-only"}
-    (line,) = pages.page("movement", without, tmp_path)
+    (line,) = pages.page("movement", without, tmp_path, "make audit")
     assert "not there" in line.data
-    pages.last_page(found, tmp_path)
-    pages.last_page({**found, "movement": without}, tmp_path)
+    pages.last_page(found, tmp_path, "make audit")
+    pages.last_page({**found, "movement": without}, tmp_path, "make audit")
     made = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
     assert {
         "claims.tex",
@@ -380,7 +380,7 @@ def test_pages_are_saved_and_say_what_is_missing(found, tmp_path):
         "figures/selection_moved.png",
     } <= made
     # links lead from where each copy of the claims is: the folder, and the notebook's below it
-    shown, _ = pages.last_page(found, tmp_path)
+    shown, _ = pages.last_page(found, tmp_path, "make audit")
     (tmp_path / "notebooks").mkdir()
     here = (tmp_path / "claims.md").read_text()
     for folder, page in ((tmp_path, here), (tmp_path / "notebooks", shown.markdown())):
@@ -398,5 +398,5 @@ def test_part_of_the_plan_gives_what_there_is(found, tmp_path, monkeypatch):
         for question, cells in found.items():
             some = {c: draw.sample(runs, draw.randint(1, len(runs))) for c, runs in cells.items()}
             some = {c: runs for c, runs in some.items() if draw.random() < share}
-            assert pages.page(question, some, tmp_path)
+            assert pages.page(question, some, tmp_path, "make audit")
             assert claims_table({**found, question: some}, {"lora": 2, "curlora": 1}).rows

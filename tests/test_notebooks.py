@@ -10,7 +10,6 @@ import papermill
 import pytest
 
 from curlora_lite import cli, grids, notebooks, readmes, records
-from curlora_lite.audit import plan
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
@@ -171,7 +170,7 @@ def test_an_audit_of_other_seeds_does_not_replace_the_audits_pages(
     monkeypatch.setattr(cli, "fetch_all", lambda options: None)
     monkeypatch.setattr(notebooks, "execute", execute)
     monkeypatch.setattr(grids, "reusable", lambda spec, **how: spec)
-    monkeypatch.setattr(plan, "run", lambda *_, **how: None)
+    monkeypatch.setattr(grids, "run_grid", lambda *_, **how: None)
     page = tmp_path / "results" / "audit" / "README.md"
     page.parent.mkdir(parents=True)
     page.write_text("<!-- audit/claims --><!-- /audit/claims -->")

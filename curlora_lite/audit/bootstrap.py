@@ -1,11 +1,10 @@
 """Intervals over seeds and evaluation rows, from which rows each run got right."""
 
-import dataclasses
 import functools
 
 import numpy as np
 
-from .. import continual, data, metrics
+from .. import continual, data, grids, metrics
 from ..profiles import RunSpec
 
 
@@ -35,23 +34,18 @@ def right(record):
     are there now are not those that were scored.
     """
     scores, found = record.stages[-1]["scores"], {}
+    shared = grids.what_is_read(RunSpec.from_dict(record.spec))
     for stage in record.stages:
         task = stage["task"]
         beside = task == "sentiment140" and metrics.BALANCED in scores
         score = scores[metrics.BALANCED if beside else task]
         answers = np.frombuffer(score["answers"].encode(), np.uint8) - ord("0")
         part = "balanced" if beside else "eval"
-        truth, digest = labels(_shared(record), task, part)
+        truth, digest = labels(shared, task, part)
         if digest != record.data[task][part]:
             raise ValueError(f"{task}: the rows that were scored are not those that are here")
         found[task] = answers == truth
     return found
-
-
-def _shared(record):
-    """The spec without what its evaluation rows do not depend on."""
-    spec = RunSpec.from_dict(record.spec)
-    return dataclasses.replace(spec, method="head-only", rank=None, seed=0, learning_rate=1.0)
 
 
 @functools.cache

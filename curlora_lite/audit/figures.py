@@ -3,12 +3,12 @@
 import math
 import statistics
 
-from .. import metrics, paper, profiles, training
+from .. import metrics, paper, profiles
 from ..figures import STYLES, new, plain
 from . import movement, plan, selection
 from .drawing import DOTTED, MOVERS, OTHER, RULES, around, curve, from_zero, interval, names
 from .factors import effects
-from .measures import difference, mean, place, values
+from .measures import applied_rates, difference, lora_sweeps, mean, place, values
 from .text import majority, scored, selection_label, switch_label, weighting_label
 
 
@@ -31,22 +31,18 @@ def collapse(found):
     """LoRA over learning rates: accuracy just learned, and perplexity after over before."""
     figure, axes = new(2, width=8.2, height=3)
     lines = {"alpha": "-", "alpha/r": "--"}
-    for init, style in (("authors", STYLES["lora"]), ("usual", MOVERS["LoRA-16, usual init"])):
-        for scaling, line in lines.items():
-            cells = {
-                cell.rate: runs
-                for cell, runs in found.items()
-                if cell.rate and (cell.protocol.lora_init, cell.protocol.scaling) == (init, scaling)
-            }
-            label = f"{init} init, {scaling}"
-            curve(axes[0], cells, "learned", {**style, "linestyle": line, "label": label})
-            curve(axes[1], cells, "ratio", {**style, "linestyle": line, "label": label})
-    swept = {cell: runs for cell, runs in found.items() if cell.rate}
-    around(axes[0], [mean(runs, "learned") for runs in swept.values()])
+    styles = {"authors": STYLES["lora"], "usual": MOVERS["LoRA-16, usual init"]}
+    sweeps = lora_sweeps(found)
+    for (init, scaling), sweep in sweeps.items():
+        style = {**styles[init], "linestyle": lines[scaling], "label": f"{init} init, {scaling}"}
+        curve(axes[0], sweep, "learned", style)
+        curve(axes[1], sweep, "ratio", style)
+    cells = [runs for sweep in sweeps.values() for runs in sweep.values()]
+    around(axes[0], [mean(runs, "learned") for runs in cells])
     axes[0].set_ylabel("accuracy, just learned", fontsize=8)
     axes[1].set_ylabel("perplexity, after / before (log)", fontsize=8)
     axes[1].set_yscale("log")
-    axes[1].set_ylim(0.8, 2 * max(mean(runs, "ratio") or 1 for runs in swept.values()))
+    axes[1].set_ylim(0.8, 2 * max(mean(runs, "ratio") or 1 for runs in cells))
     for ax in axes:
         ax.set_xscale("log")
         ax.set_xlabel("learning rate (log)", fontsize=8)
@@ -91,11 +87,10 @@ def schedule(_):
         for kind, colour, line in (("records", "#D55E00", "-"), ("steps", "#0072B2", "--")):
             start = 0
             for task in sizes.tasks:
-                steps = task.epochs * -(-task.train_rows // sizes.batch)
-                rates = [100 * training.rate(i, steps, task.peak, kind) for i in range(steps)]
+                rates = [100 * share for share in applied_rates(task, sizes.batch, kind)]
                 label = {"records": "published", "steps": "proper"}[kind] if start == 0 else None
-                ax.plot(range(start, start + steps), rates, line, color=colour, label=label)
-                start += steps
+                ax.plot(range(start, start + len(rates)), rates, line, color=colour, label=label)
+                start += len(rates)
         ax.set_title(f"{paper.MODELS[table]}: MRPC, SST-2, Sentiment140", fontsize=9)
         ax.set_xlabel("optimiser step", fontsize=8)
     axes[0].set_ylabel("learning rate, % of nominal", fontsize=8)

@@ -87,9 +87,7 @@ def perplexity(found, _):
     """Whether CURLoRA keeps perplexity within 1 %; and what learning costs it."""
     parts, kept = [], []
     for where in places(found):
-        ratios = list(
-            values(one_cell(found, "head-only", "curlora", where=where), "ratio").values()
-        )
+        ratios = _ratios(one_cell(found, "head-only", "curlora", where=where))
         if ratios:
             kept.append(_unchanged(ratios))
             one = " (one seed)" if len(ratios) == 1 else ""
@@ -279,9 +277,7 @@ def lora_collapses(found, _):
             parts.append(f"{where} {both} with the usual one, {paired_text(pair, 2)} nats")
     if not worse:
         return Verdict()
-    ratios = list(
-        values(one_cell(found, "factors", "lora", Protocol.corrected()), "ratio").values()
-    )
+    ratios = _ratios(one_cell(found, "factors", "lora", Protocol.corrected()))
     return Verdict(
         "with the author's initialisation: " + ", ".join(raised),
         UNKNOWN if not ratios else f"{ratio_text(ratios)} at the same learning rate",

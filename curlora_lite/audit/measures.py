@@ -4,7 +4,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
-from .. import metrics
+from .. import metrics, training
 from ..tables import MODEL_LABELS
 
 
@@ -80,6 +80,22 @@ def place(cell):
     spec = cell.specs([0])[0]
     label = MODEL_LABELS[spec.model.name].removesuffix("-135M-Instruct")
     return label + (", paper's data" if spec.source == "paper" else "")
+
+
+def lora_sweeps(found):
+    """(initialisation, scaling) -> {learning rate -> records}, of question 2's sweep of LoRA."""
+    sweeps = {}
+    for cell, runs in found.items():
+        if cell.rate is not None:
+            choice = cell.protocol.lora_init, cell.protocol.scaling
+            sweeps.setdefault(choice, {})[cell.rate] = runs
+    return {choice: dict(sorted(sweep.items())) for choice, sweep in sorted(sweeps.items())}
+
+
+def applied_rates(task, batch, schedule):
+    """The share of the nominal learning rate at every optimiser step of a task, in order."""
+    steps = task.epochs * -(-task.train_rows // batch)
+    return [training.rate(step, steps, task.peak, schedule) for step in range(steps)]
 
 
 def best_rate(sweep):

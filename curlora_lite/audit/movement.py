@@ -10,7 +10,7 @@ from .text import BALANCED, INTERVAL, majority, over_seeds, p_texts, paired_text
 # of `learned` accuracy above the best that a head alone does; one that no method reaches in any
 # seed is left out
 LEVELS = (0.02, 0.04, 0.08)
-PRICES = {"nats": "nats", "forgetting": "forgetting"}
+PRICES = ("nats", "forgetting")  # measures; see `Price`
 OURS = "CURLoRA-16"
 
 
@@ -183,7 +183,7 @@ def movement(found):
         rows.append((label, *cells))
     columns = [""]
     for level in by_level:
-        columns += [f"+{level:g}: {said}" for said in PRICES.values()]
+        columns += [f"+{level:g}: {m}" for m in PRICES]
     rate, _ = head_alone(found)
     none = [f"+{level:g}" for level in LEVELS if level not in by_level]
     left = f" Set beforehand too, and reached by no method: {', '.join(none)}." if none else ""

@@ -12,15 +12,16 @@ from . import figures, tables, words
 from .claims import claims_table
 
 
-def page(question, found, folder):
+def page(question, found, folder, again):
     """A question's tables, figures and conclusion; saved below `folder`, returned to be displayed.
 
-    found: {Condition: records} of this question. A question without the runs that it needs gives a
-    line that says so; a table or figure of which there is nothing yet is left out.
+    found: {Condition: records} of this question. again: the command that makes the page.
+    A question without the runs that it needs gives a line that says so; a table or figure of which
+    there is nothing yet is left out.
     """
     if not tables.has_results(question, found):
         return [Markdown("The runs that this question needs are not there.")]
-    source = _source([found], folder)
+    source = _source([found], again)
     made = {name: make(found) for name, make in tables.ALL[question].items()}
     shown = {name: table for name, table in made.items() if table.rows}
     for name, table in shown.items():
@@ -33,13 +34,13 @@ def page(question, found, folder):
     return [*shown.values(), *drawn.values(), what]
 
 
-def last_page(found, folder):
+def last_page(found, folder, again):
     """The claims table and what the audit took; saved, returned to be displayed.
 
     Links in the Markdown lead from `folder`; CSV and LaTeX name what they lead to.
     """
     claims = claims_table(found, counted("Mistral-7B-v0.3", 16))
-    source = _source(found.values(), folder)
+    source = _source(found.values(), again)
     claims.save(folder / "claims", source, (".md",))
     relinked(claims, r"\1").save(folder / "claims", source, (".csv", ".tex"))
     took = tables.compute(found)
@@ -53,9 +54,6 @@ def relinked(table, pattern):
     return dataclasses.replace(table, rows=tuple(rows))
 
 
-def _source(questions, folder):
+def _source(questions, again):
     runs = [run for cells in questions for found in cells.values() for run in found]
-    quick = any(run.spec["profile"] == "audit-quick" for run in runs)
-    chosen = sorted({run.spec["seed"] for run in runs}) if "selections" in folder.parts else None
-    again = provenance.command("audit", "audit-quick" if quick else "audit", seeds=chosen)
     return provenance.of_runs(runs, again)

@@ -8,7 +8,7 @@ seed. Conditions of different studies that are the same share their runs. Questi
 import dataclasses
 from dataclasses import dataclass
 
-from .. import grids, models, profiles, records
+from .. import models, profiles, provenance, records
 from ..protocol import CHOICES, Protocol
 
 RANK = 16
@@ -146,9 +146,17 @@ def all_specs(questions, seeds):
 
 def outputs(profile, seeds, results=None):
     """Where a plan's tables go: other seeds than the profile's own have a folder of their own."""
+    return records.outputs(profile, results, seeds=_other(profile, seeds))
+
+
+def command(profile, seeds):
+    """What a user types for it."""
+    return provenance.command("audit", profile, seeds=_other(profile, seeds))
+
+
+def _other(profile, seeds):
     own = profiles.profile_named(profile).tables["table2"].seeds
-    chosen = None if sorted(seeds) == sorted(own) else list(seeds)
-    return records.outputs(profile, results, seeds=chosen)
+    return None if sorted(seeds) == sorted(own) else list(seeds)
 
 
 def gather(questions, seeds, results=None):
@@ -161,9 +169,3 @@ def gather(questions, seeds, results=None):
         }
         found[question] = {cell: list_ for cell, list_ in runs.items() if list_}
     return found
-
-
-def run(questions, seeds, results=None, own=False, workers=None):
-    """Compute what is missing of a plan (see `grids.run_grid`), then `gather` it."""
-    grids.run_grid(all_specs(questions, seeds), results, own=own, workers=workers)
-    return gather(questions, seeds, results)

@@ -2,12 +2,12 @@
 
 import statistics
 
-from .. import metrics, paper, profiles, training
+from .. import metrics, paper, profiles
 from ..tables import Table
 from . import movement, plan, selection
 from .bootstrap import accuracy_interval
 from .factors import factors
-from .measures import difference, measures, place, values
+from .measures import applied_rates, difference, lora_sweeps, measures, place, values
 from .text import (
     BALANCED,
     INTERVAL,
@@ -104,20 +104,13 @@ def _learned(runs):
 
 def collapse(found):
     """Question 2: LoRA by initialisation, scaling and learning rate."""
-    sweep = {cell: runs for cell, runs in found.items() if cell.rate is not None}
-    rates = sorted({cell.rate for cell in sweep})
-    rows = []
-    for init in ("authors", "usual"):
-        for scaling in ("alpha", "alpha/r"):
-            cells = {
-                cell.rate: runs
-                for cell, runs in sweep.items()
-                if (cell.protocol.lora_init, cell.protocol.scaling) == (init, scaling)
-            }
-            for measure, text in (("learned", lambda v: over_seeds(v, 2)), ("ratio", ratio_text)):
-                label = {"learned": "just learned", "ratio": "perplexity"}[measure]
-                shown = [_sweep_cell(cells.get(rate, []), measure, text) for rate in rates]
-                rows.append((f"{init} init, {scaling}: {label}", *shown))
+    sweeps, rows = lora_sweeps(found), []
+    rates = sorted({rate for sweep in sweeps.values() for rate in sweep})
+    for (init, scaling), sweep in sweeps.items():
+        for measure, text in (("learned", lambda v: over_seeds(v, 2)), ("ratio", ratio_text)):
+            label = {"learned": "just learned", "ratio": "perplexity"}[measure]
+            shown = [_sweep_cell(sweep.get(rate, []), measure, text) for rate in rates]
+            rows.append((f"{init} init, {scaling}: {label}", *shown))
     notes = (
         f"LoRA-{plan.RANK}, published protocol but for what is named; small GPT-2. {BALANCED} "
         f"{INTERVAL} Perplexity: after over before, geometric mean over seeds. "
@@ -176,10 +169,9 @@ def schedule(found):
     for table, name in (("table1", "mistral-7b"), ("table2", "gpt2-large")):
         sizes = profiles.profile_named(name).tables[table]
         for task in sizes.tasks:
-            steps = task.epochs * -(-task.train_rows // sizes.batch)
-            cells = [f"{paper.MODELS[table]}: {task.name}", str(steps)]
-            for kind in ("records", "steps"):
-                rates = [training.rate(i, steps, task.peak, kind) for i in range(steps)]
+            by_kind = [applied_rates(task, sizes.batch, kind) for kind in ("records", "steps")]
+            cells = [f"{paper.MODELS[table]}: {task.name}", str(len(by_kind[0]))]
+            for rates in by_kind:
                 cells += [f"{100 * max(rates):.0f} %", f"{100 * statistics.fmean(rates):.0f} %"]
             rows.append(tuple(cells))
     notes = (

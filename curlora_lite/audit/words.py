@@ -6,7 +6,7 @@ from .. import metrics
 from ..protocol import Protocol
 from . import movement, selection
 from .factors import effects
-from .measures import difference, mean, place, values
+from .measures import difference, lora_sweeps, mean, place, values
 from .text import (
     adjusted,
     majority,
@@ -47,23 +47,21 @@ def head_only(found):
 def collapse(found):
     """Where each initialisation starts to lose the language model."""
     said, held = [], 0
-    for init in ("authors", "usual"):
-        for scaling in ("alpha", "alpha/r"):
-            cells = {
-                cell.rate: runs
-                for cell, runs in found.items()
-                if cell.rate and (cell.protocol.lora_init, cell.protocol.scaling) == (init, scaling)
-            }
-            lost = [r for r in sorted(cells) if _lost(cells[r])]
-            held += not lost
-            at = f"from {lost[0]:g} on" if lost else "at no rate tried"
-            said.append(f"{init} initialisation, {scaling}: {at}")
+    for (init, scaling), sweep in lora_sweeps(found).items():
+        lost = [rate for rate, runs in sweep.items() if _lost(runs)]
+        held += not lost
+        at = f"from {lost[0]:g} on" if lost else "at no rate tried"
+        said.append(f"{init} initialisation, {scaling}: {at}")
     gone = sum(run.status != "finished" for runs in found.values() for run in runs)
     return (
         "Perplexity has more than doubled (or the loss diverged) at learning rates as follows. "
         + "; ".join(said)
         + f". {gone} of {sum(map(len, found.values()))} runs diverged outright. "
-        + ("Every choice breaks at some rate tried." if not held else f"{held} of 4 never break.")
+        + (
+            f"{held} of {len(said)} never break."
+            if held
+            else "Every choice breaks at some rate tried."
+        )
     )
 
 
