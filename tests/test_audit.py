@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -22,6 +23,7 @@ from curlora_lite import (
     rivals,
 )
 from curlora_lite.audit import plan
+from curlora_lite.profiles import SMALL_GPT2, SMOLLM2
 from curlora_lite.protocol import Protocol
 
 IDS = torch.arange(1, 13)
@@ -135,8 +137,8 @@ def test_factors_change_one_field_at_a_time():
     published = dataclasses.asdict(Protocol.published())
     right = dataclasses.asdict(Protocol.corrected())
     seen = set()
-    for method in ("lora", "curlora"):
-        first, *switches, last = plan.factors(method)
+    for method, model in itertools.product(("lora", "curlora"), (SMALL_GPT2, SMOLLM2)):
+        first, *switches, last = plan.factors(method, model)
         assert (first, last) == (Protocol.published(), Protocol.corrected())
         for protocol in switches:
             own = dataclasses.asdict(protocol)
