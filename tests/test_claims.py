@@ -12,6 +12,7 @@ from curlora_lite import metrics, records
 from curlora_lite.audit import (
     bootstrap,
     figures,
+    judges,
     measures,
     movement,
     pages,
@@ -24,6 +25,7 @@ from curlora_lite.audit import (
 )
 from curlora_lite.audit.claims import claims_table
 from curlora_lite.audit.plan import corrected, published, small
+from curlora_lite.profiles import SMOLLM2
 
 TASKS = ("mrpc", "sst2", "sentiment140")
 
@@ -90,6 +92,11 @@ def found():
     }
     noise = {0: 0.0, 1: 0.01, 2: -0.01}
     questions = plan.plan("audit-quick")
+    questions["factors"] += [
+        small("audit-quick", "table1", method, protocol)
+        for method in ("lora", "curlora")
+        for protocol in plan.factors(method, SMOLLM2)
+    ]
     out = {}
     for question, cells in questions.items():
         out[question] = {}
@@ -285,7 +292,9 @@ def test_claims_follow_from_the_records(found):
     forgets = by["outperforms standard LoRA in mitigating catastrophic forgetting"]
     assert forgets[0] == "yes"
     assert forgets[1] == "yes"  # LoRA lost 0.2 there too
-    assert by["maintaining base model's perplexity scores fixed"][0] == "yes"
+    kept = by["maintaining base model's perplexity scores fixed"]
+    assert kept[:2] == ("yes", "yes")
+    assert "corrected ×1.00 (small GPT-2), ×1.00 (SmolLM2)" in kept[2]
     # equal in all seeds and rows
     assert by["very good and stable task accuracy"][0].endswith("no, within 0.02 of it")
     assert "25 times fewer" in by["significantly reducing the number of trainable parameters"][2]
@@ -294,6 +303,7 @@ def test_claims_follow_from_the_records(found):
     assert learned[0].startswith("in 6 of 6 cells") and learned[1].endswith("in 0 of 6 cells")
     collapse = next(row for name, row in rows.items() if name.startswith("LoRA's perplexity"))
     assert "×3.00 against ×1.20 with the usual one, +0.92 (" in collapse[2]
+    assert collapse[1] == "at the same learning rate: ×1.20 (small GPT-2), ×1.20 (SmolLM2)"
     selected = next(row for name, row in rows.items() if name.startswith("inverted"))
     assert selected[1] == "beyond a smaller step: not shown"
     assert "equally far moved, 0 of 9 comparisons differ (Holm)" in selected[2]
@@ -330,6 +340,33 @@ def test_a_claim_turns_with_its_evidence(found):
     table = claims_table({**found, "head-only": swapped}, {"lora": 100, "curlora": 4})
     assert table.rows[0][1] == "no"  # it forgets more
     assert table.rows[1][1] == "no"
+
+
+def test_perplexity_is_kept_in_part_where_one_model_loses_it(found):
+    """Corrected, SmolLM2's CURLoRA at twice the perplexity: `in part`; of both: `no`."""
+    cells, judged = dict(found["factors"]), []
+    for table in ("table1", "table2"):
+        cell = small("audit-quick", table, "curlora", corrected())
+        cells[cell] = [made_up(cell, s, matrix(0.6), 2.0) for s in SEEDS]
+        judged.append(judges.perplexity({**found, "factors": cells}, {}).corrected)
+    assert judged == ["in part", "no"]
+
+
+def test_the_switches_are_set_beside_published_of_the_same_model(found):
+    """LoRA's usual initialisation alone: 0.1 and 0.2 higher perplexity, in nats, of two models."""
+    cells = dict(found["factors"])
+    for table, nats in (("table2", 0.1), ("table1", 0.2)):
+        cell = small("audit-quick", table, "lora", published(lora_init="usual"))
+        ratio = 3.0 * math.exp(nats)  # published: 3
+        learned, lost = 0.7, 0.2
+        noise = {0: 0.0, 1: 0.01, 2: -0.01}
+        cells[cell] = [made_up(cell, s, matrix(learned + noise[s], lost + noise[s]), ratio)
+                       for s in SEEDS]  # fmt: skip
+    for name, nats in (("factors", "+0.100"), ("factors_smollm2", "+0.200")):
+        table = tables.ALL["factors"][name](cells)
+        (row,) = [row for row in table.rows if row[0] == "LoRA-16: lora_init=usual"]
+        assert row[2].startswith("+0.000") and row[6].startswith(nats)
+        assert ("dropout" in table.notes[0]) == (name == "factors_smollm2")
 
 
 def test_without_runs_nothing_is_claimed():

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from curlora_lite import continual, corpus, data, grids, models, notebooks, profiles, scoring
+from curlora_lite.audit import plan
+from curlora_lite.protocol import Protocol
 from curlora_lite.training import encode, features, pad
 
 pytestmark = pytest.mark.slow
@@ -61,6 +63,23 @@ def short(table, **changes):
     tasks = tuple(dataclasses.replace(t, train_rows=16, eval_rows=24, epochs=1) for t in spec.tasks)
     changes = {"tasks": tasks, "batch": 4, "text_tokens": 256, "tune": True, **changes}
     return dataclasses.replace(spec, **changes)
+
+
+@pytest.mark.parametrize("table", profiles.TABLES)
+def test_switches_left_out_for_a_model_change_nothing_there(table):
+    """Readout and dropout: the same numbers from SmolLM2, others from the small GPT-2."""
+    both = [Protocol.published(), Protocol.parse("published,readout=last-token,dropout=false")]
+    one = short(table).tasks[:1]
+    first, second = (continual.run(short(table, protocol=p, tasks=one)) for p in both)
+    untouched = first.spec["model"]["name"] in plan.UNTOUCHED
+    assert untouched == (table == "table1")
+    assert (first.perplexity == second.perplexity) == untouched
+    assert (numbers(first) == numbers(second)) == untouched
+
+
+def numbers(record):
+    """What a run measured, stage by stage, without its times."""
+    return [(s["training"]["losses"], s["scores"], s["norms"]) for s in record.stages]
 
 
 @pytest.mark.parametrize("table", profiles.TABLES)

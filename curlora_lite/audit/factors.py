@@ -2,7 +2,8 @@
 
 from .. import profiles
 from ..tables import Table
-from .measures import difference, values
+from . import plan
+from .measures import difference, place, values
 from .text import (
     BALANCED,
     INTERVAL,
@@ -16,10 +17,18 @@ from .text import (
 )
 
 FACTORS = {"acc": "ACC", "forgetting": "Forgetting", "nats": "Perplexity, nats"}
+MODELS = {"factors": "small GPT-2", "factors_smollm2": "SmolLM2"}  # tables and figures, one a model
+
+
+def at(found, where):
+    """The cells of one model, by its name in tables (see `measures.place`)."""
+    return {cell: runs for cell, runs in found.items() if place(cell) == where}
 
 
 def effects(found):
     """[(Condition, its records, {measure: Paired or None})]: less published, of the same method.
+
+    found: the cells of one model.
 
     None for published itself, and for switches of the scores alone.
     """
@@ -32,9 +41,9 @@ def effects(found):
     return out
 
 
-def factors(found):
-    """Question 7: one switch at a time, from published to corrected."""
-    lines, seen, cells = [], {}, effects(found)
+def factors(found, where):
+    """Question 7: one switch at a time, from published to corrected; of one model."""
+    lines, seen, cells = [], {}, effects(at(found, where))
     texts = whole([pairs for *_, pairs in cells], p_texts)
     for i, (cell, runs, pairs) in enumerate(cells):
         first = seen.setdefault(cell.method, runs)
@@ -49,10 +58,18 @@ def factors(found):
     for title in FACTORS.values():
         columns += [title, "p"]
     notes = (
-        "Small GPT-2. First row of each method: its values under the published protocol; below, "
+        "First row of each method: its values under the published protocol; below, "
         "what each switch alone changes, pair by pair. Scores only: the switch changes what is "
         "scored, not what is trained; so balanced rows change nothing here, since these count in "
-        "every row. p by the paired t test, Holm's over the table. "
+        f"every row. {_left_out(cells)}p by the paired t test, Holm's over the table. "
         f"{BALANCED} {INTERVAL}",
     )
-    return Table("Question 7: one factor at a time", tuple(columns), tuple(lines), notes)
+    title = f"Question 7: one factor at a time, {where}"
+    return Table(title, tuple(columns), tuple(lines), notes)
+
+
+def _left_out(cells):
+    """The switches that mean nothing to this model."""
+    model = next((cell.specs([0])[0].model.name for cell, *_ in cells), None)
+    left = sorted(plan.UNTOUCHED.get(model, ()))
+    return f"Left out, since they mean nothing to this model: {', '.join(left)}. " if left else ""

@@ -1,5 +1,6 @@
 """The audit's figures: one or two a question, each from the records of its Conditions."""
 
+import functools
 import math
 import statistics
 
@@ -7,7 +8,7 @@ from .. import metrics, paper, profiles
 from ..figures import STYLES, new, plain
 from . import movement, plan, selection
 from .drawing import DOTTED, MOVERS, OTHER, RULES, around, curve, from_zero, interval, names
-from .factors import effects
+from .factors import FACTORS, MODELS, at, effects
 from .measures import applied_rates, difference, lora_sweeps, mean, place, values
 from .text import majority, scored, selection_label, switch_label, weighting_label
 
@@ -206,27 +207,30 @@ def frontier(found):
     return figure
 
 
-def factors(found):
-    """What each switch alone changes, from the published protocol; 95 % intervals over seeds."""
-    methods = list(dict.fromkeys(cell.method for cell in found))
-    figure, axes = new(2, width=9, height=4.2)
-    shown = (cell.protocol for cell in found if not scored(cell.protocol))
+def factors(found, where):
+    """What each switch alone changes, from the published protocol, of one model; 95 % intervals
+    over seeds."""
+    cells = at(found, where)
+    methods = list(dict.fromkeys(cell.method for cell in cells))
+    figure, axes = new(3, width=11, height=4.2)
+    shown = (cell.protocol for cell in cells if not scored(cell.protocol))
     rows = list(dict.fromkeys(map(switch_label, shown)))[1:]
-    for cell, _, pairs in effects(found):
+    for cell, _, pairs in effects(cells):
         k = methods.index(cell.method)
-        for ax, measure in zip(axes, ("acc", "nats"), strict=True):
+        for ax, measure in zip(axes, FACTORS, strict=True):
             if pair := pairs[measure]:
                 y = rows.index(switch_label(cell.protocol)) + (k - 0.5) * 0.3
                 bars = [[pair.mean - pair.low], [pair.high - pair.mean]]
                 ax.errorbar(pair.mean, y, xerr=bars, markersize=4, capsize=2, elinewidth=0.8,
                             linestyle="none", **STYLES[cell.method])  # fmt: skip
-    for ax in axes:
-        names(ax, rows)
+    titles = ("change of ACC", "change of forgetting", "change of perplexity growth, nats (symlog)")
+    for ax, title in zip(axes, titles, strict=True):
+        names(ax, rows if ax is axes[0] else [""] * len(rows))
         ax.axvline(0, **DOTTED)
-    axes[1].set_yticklabels([])
-    axes[0].set_xlabel("change of ACC", fontsize=8)
-    axes[1].set_xlabel("change of perplexity growth, nats (symlog)", fontsize=8)
-    axes[1].set_xscale("symlog", linthresh=0.1)
+        ax.set_xlabel(title, fontsize=8)
+        ax.tick_params(labelsize=8)
+    axes[2].set_xscale("symlog", linthresh=0.1)
+    axes[1].set_title(where, fontsize=9)
     handles = [
         axes[0].plot([], [], linestyle="none", label=profiles.method_label(m, None), **STYLES[m])[0]
         for m in methods
@@ -242,5 +246,5 @@ ALL = {
     "schedule": {"schedule": schedule},
     "selection": {"selection": rules, "selection_moved": rules_moved},
     "movement": {"movement_rates": by_rate, "movement": frontier},
-    "factors": {"factors": factors},
+    "factors": {name: functools.partial(factors, where=where) for name, where in MODELS.items()},
 }

@@ -20,11 +20,14 @@ from .verdicts import (
     MORE,
     UNKNOWN,
     Verdict,
+    corrected_ratios,
     evidence,
     judged,
+    of_all,
     one_cell,
     one_seed,
     places,
+    ratios_of,
     said,
     within,
     yes,
@@ -87,16 +90,16 @@ def perplexity(found, _):
     """Whether CURLoRA keeps perplexity within 1 %; and what learning costs it."""
     parts, kept = [], []
     for where in places(found):
-        ratios = _ratios(one_cell(found, "head-only", "curlora", where=where))
+        ratios = ratios_of(one_cell(found, "head-only", "curlora", where=where))
         if ratios:
             kept.append(_unchanged(ratios))
             one = " (one seed)" if len(ratios) == 1 else ""
             parts.append(f"{where} {ratio_text(ratios)}{one}")
     if not kept:
         return Verdict()
-    ratios = _ratios(one_cell(found, "factors", "curlora", Protocol.corrected()))
-    if ratios:
-        parts.append(f"corrected {ratio_text(ratios)}")
+    corrected = corrected_ratios(found, "curlora")
+    if corrected:
+        parts.append(f"corrected {_of_models(corrected)}")
     at = "in every model here" if all(kept) else "in some models only" if any(kept) else "nowhere"
     honest = f"At the profiles' own learning rates CURLoRA-{RANK} keeps perplexity within 1 % {at}"
     cells = found.get("movement", {})
@@ -111,15 +114,15 @@ def perplexity(found, _):
         if one.nats:
             honest += f", for {statistics.fmean(one.nats.values()):.3f} nats a token"
     return Verdict(
-        yes(all(kept)),
-        UNKNOWN if not ratios else yes(_unchanged(ratios)),
+        of_all(kept),
+        of_all([_unchanged(ratios) for ratios in corrected.values()]) if corrected else UNKNOWN,
         evidence(parts, "tables/movement", "figures/movement"),
         honest + ".",
     )
 
 
-def _ratios(runs):
-    return list(values(runs, "ratio").values())
+def _of_models(ratios):
+    return ", ".join(f"{ratio_text(found)} ({where})" for where, found in ratios.items())
 
 
 def _unchanged(ratios):
@@ -266,21 +269,21 @@ def lora_collapses(found, _):
     for where in places(found):
         ours = one_cell(found, "head-only", "lora", Protocol.published(), where)
         theirs = one_cell(found, "head-only", "lora", usual, where)
-        ratios = _ratios(ours)
+        ratios = ratios_of(ours)
         if ratios:
             one = ", one seed" if len(ratios) == 1 else ""
             raised.append(f"{ratio_text(ratios)} ({where}{one})")
         pair = difference(ours, theirs, "nats")
         if pair:
             worse.append(said(pair))
-            both = f"{ratio_text(ratios)} against {ratio_text(_ratios(theirs))}"
+            both = f"{ratio_text(ratios)} against {ratio_text(ratios_of(theirs))}"
             parts.append(f"{where} {both} with the usual one, {paired_text(pair, 2)} nats")
     if not worse:
         return Verdict()
-    ratios = _ratios(one_cell(found, "factors", "lora", Protocol.corrected()))
+    corrected = corrected_ratios(found, "lora")
     return Verdict(
         "with the author's initialisation: " + ", ".join(raised),
-        UNKNOWN if not ratios else f"{ratio_text(ratios)} at the same learning rate",
+        f"at the same learning rate: {_of_models(corrected)}" if corrected else UNKNOWN,
         evidence(parts, "tables/collapse", "figures/collapse"),
         {
             "yes": "The author's initialisation of LoRA does more damage to perplexity than the "

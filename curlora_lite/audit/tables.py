@@ -1,12 +1,13 @@
 """The audit's tables: one or more a question, each from the records of its Conditions."""
 
+import functools
 import statistics
 
 from .. import metrics, paper, profiles
 from ..tables import Table
 from . import movement, plan, selection
 from .bootstrap import accuracy_interval
-from .factors import factors
+from .factors import MODELS, factors
 from .measures import applied_rates, difference, lora_sweeps, measures, place, values
 from .text import (
     BALANCED,
@@ -250,7 +251,7 @@ ALL = {
         "movement": movement.movement,
         "movement_pairs": movement.movement_pairs,
     },
-    "factors": {"factors": factors},
+    "factors": {name: functools.partial(factors, where=where) for name, where in MODELS.items()},
 }
 
 

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from .measures import mean, place
+from ..protocol import Protocol
+from .factors import MODELS
+from .measures import mean, place, values
 from .plan import RANK
 from .text import signed
 
@@ -42,6 +44,19 @@ def places(found):
     return list(dict.fromkeys(place(cell) for cell in found.get("head-only", {})))
 
 
+def corrected_ratios(found, method):
+    """model -> perplexity ratios of a method under the corrected protocol, at the profile's own
+    rate; of the models that have been asked (question 7)."""
+    asked = {where: one_cell(found, "factors", method, Protocol.corrected(), where)
+             for where in MODELS.values()}  # fmt: skip
+    return {where: ratios for where, runs in asked.items() if (ratios := ratios_of(runs))}
+
+
+def ratios_of(runs):
+    """Perplexity after over before, of every finished run."""
+    return list(values(runs, "ratio").values())
+
+
 def said(pair, rows=None):
     """`more`, `less` or `not distinguishable` of a `Paired`; rows: a second interval, or None."""
     intervals = [(pair.low, pair.high), rows or (pair.low, pair.high)]
@@ -65,6 +80,11 @@ def judged(verdicts, wanted, contrary):
     if wanted in verdicts:
         return "in part"
     return "no" if contrary in verdicts else "undecided"
+
+
+def of_all(held):
+    """`yes`, `in part` or `no` by what holds in several models."""
+    return "yes" if all(held) else "in part" if any(held) else "no"
 
 
 def yes(holds):

@@ -5,7 +5,7 @@ import statistics
 from .. import metrics
 from ..protocol import Protocol
 from . import movement, selection
-from .factors import effects
+from .factors import FACTORS, MODELS, at, effects
 from .measures import difference, lora_sweeps, mean, place, values
 from .text import (
     adjusted,
@@ -197,7 +197,15 @@ def _pairs_said(found):
 
 
 def factors(found):
-    """Which switches matter, by the intervals that leave zero out."""
+    """Which switches matter, by the intervals that leave zero out, model by model."""
+    said = [_switches(where, at(found, where)) for where in MODELS.values() if at(found, where)]
+    return (
+        "Perplexity as published and corrected, then the single switches whose interval leaves "
+        "zero out. " + ". ".join(said) + "."
+    )
+
+
+def _switches(where, found):
     cells = effects(found)
     ps, said = whole([pairs for *_, pairs in cells]), []
     for method, name in (("lora", "LoRA"), ("curlora", "CURLoRA")):
@@ -206,12 +214,12 @@ def factors(found):
             continue
         ratios = {c.protocol: ratio_text(values(runs, "ratio").values()) for c, runs, *_ in own}
         before, after = (ratios.get(p, "–") for p in (own[0][0].protocol, Protocol.corrected()))
-        parts = [f"{name}: perplexity {before} as published, {after} corrected"]
-        for measure, called in (("acc", "ACC"), ("nats", "nats")):
+        parts = [f"{where}, {name}: {before} and {after}"]
+        for measure, called in FACTORS.items():
             changed = ", ".join(_changed(own, measure)) or "none"
-            parts.append(f"single switches whose interval leaves zero out, {called}: {changed}")
+            parts.append(f"{called}: {changed}")
         said.append("; ".join(parts))
-    return ". ".join(said) + "."
+    return ". ".join(said)
 
 
 def _changed(own, measure):
