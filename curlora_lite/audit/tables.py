@@ -227,12 +227,22 @@ def compute(found):
                 str(sum(r.status == "diverged" for r in records)),
                 f"{sum(r.seconds for r in records) / 3600:.1f}",
                 ", ".join(sorted({r.provenance["device"] for r in records})),
-                ", ".join(sorted({str(r.provenance["commit"])[:10] for r in records})),
+                _ten(records, "commit"),
+                _ten(records, "code"),
             )
         )
-    columns = ("", "Runs", "Seeds", "Diverged", "Hours, summed over runs", "Device", "Commit")
-    notes = ("Hours: of one process each, others beside it; they can be longer than alone.",)
-    return Table("What the audit took", columns, tuple(rows), notes, left=(0, 2, 5, 6))
+    columns = ("", "Runs", "Seeds", "Diverged", "Hours, summed over runs", "Device", "Commit", "Code")
+    notes = (
+        "Hours: of one process each, others beside it; they can be longer than alone. Code: the "
+        "version of what computes numbers; a dash: the record is older than such versions.",
+    )
+    return Table("What the audit took", columns, tuple(rows), notes, left=(0, 2, 5, 6, 7))
+
+
+def _ten(runs, name):
+    """What the runs' provenance has under a name, ten digits each."""
+    found = {str(run.provenance.get(name) or "–")[:10] for run in runs}
+    return ", ".join(sorted(found))
 
 
 ALL = {
