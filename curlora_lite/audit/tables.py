@@ -231,7 +231,7 @@ def compute(found):
                 _ten(records, "code"),
             )
         )
-    columns = ("", "Runs", "Seeds", "Diverged", "Hours, summed over runs", "Device", "Commit", "Code")
+    columns = ("", "Runs", "Seeds", "Diverged", "Hours, all runs", "Device", "Commit", "Code")
     notes = (
         "Hours: of one process each, others beside it; they can be longer than alone. Code: the "
         "version of what computes numbers; a dash: the record is older than such versions.",
