@@ -81,6 +81,7 @@ reproduce: $(READY) ## both tables, end to end, into results/PROFILE (QUICK=1: r
 	@$(RUN) reproduce $(OPTIONS) $(CLUSTER) $(if $(filter-out 0,$(TABLES)),--tables)
 
 audit: $(READY) ## which of the paper's claims hold, into results/audit (REAL=1: on its data too; QUICK=1)
+	$(foreach given,RANKS METHODS PROTOCOL PRECISION,$(if $($(given)),$(error $(given): the audit has its own; it takes SEEDS, QUICK, REAL and WORKERS)))
 	@$(RUN) audit $(if $(filter-out 0,$(QUICK)),--quick) $(if $(filter-out 0,$(REAL)),--real) \
 	  $(if $(SEEDS),--seeds $(SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) $(CLUSTER)
 
@@ -133,6 +134,8 @@ lint: $(READY) ## check style
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 
-clean: ## remove the environment, downloads and caches; results stay
-	rm -rf .venv cache .pytest_cache .ruff_cache *.egg-info
+# cache/workspace stays: by this name the records in results/ are known to be of this checkout
+clean: ## remove the environment, downloads and caches; results stay, and need not be computed again
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info
+	find cache -mindepth 1 -maxdepth 1 ! -name workspace -exec rm -rf {} + 2>/dev/null || true
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -57,7 +57,10 @@ def save_adapter(model, folder, name=None):
     tensors = {k: t.detach().cpu().contiguous() for k, t in _tensors(layers).items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / TENSORS)
+    content = save(tensors)
+    # an interrupted save over another adapter must not load as a mixture of both
+    description["tensors_sha256"] = hashlib.sha256(content).hexdigest()
+    (folder / TENSORS).write_bytes(content)
     (folder / DESCRIPTION).write_text(json.dumps(description) + "\n")
     return sum((folder / file).stat().st_size for file in (TENSORS, DESCRIPTION))
 
@@ -80,7 +83,7 @@ def load_adapter(model, folder, name="default"):
     paths = description["projections"]
     with disable_adapters(model):
         bases = {path: _base(model, path, folder) for path in paths}
-    tensors = _read_tensors(folder / TENSORS)
+    tensors, digest = _read_tensors(folder / TENSORS)
     if "U" in tensors and len(tensors["U"]) != len(paths):
         raise AdapterFileError(
             f"{folder}: U of {len(tensors['U'])} projections, expected {len(paths)}"
@@ -95,6 +98,8 @@ def load_adapter(model, folder, name="default"):
                     f"trained on (checksum {_checksum(layers[path])}, expected {expected}). Load "
                     "it into the same base model in the same precision"
                 )
+        if description.get("tensors_sha256", digest) != digest:  # older versions wrote none
+            raise AdapterFileError(f"{folder / TENSORS}: not the one saved with {DESCRIPTION}")
     attach(model, layers, config, name)
     return list(layers)
 
@@ -190,12 +195,15 @@ def _read_config(path, description):
 
 
 def _read_tensors(path):
+    """The tensors of a file, and its sha256."""
     try:
-        return load_file(path)
+        content = path.read_bytes()
+        tensors = load(content)
     except FileNotFoundError as error:
         raise AdapterFileError(f"{path}: there is no such file") from error
     except (safetensors.SafetensorError, OSError) as error:
         raise AdapterFileError(f"{path}: not a whole safetensors file ({error})") from error
+    return tensors, hashlib.sha256(content).hexdigest()
 
 
 def _base(model, path, folder):

@@ -7,6 +7,7 @@ import time
 import warnings
 
 from . import notebooks, provenance, readmes, records
+from .checks import known
 
 
 def main(arguments=None):
@@ -109,7 +110,9 @@ def reproduce(options):
     profile = options.profile = _profile(options)
     chosen = _chosen(options)
     tables = profiles.profile_named(profile).tables
-    for table in tables:  # every argument is checked before anything is fetched
+    for method in options.methods or ():  # the audit has others, the tables and figures not
+        known("methods", method, profiles.METHODS)
+    for table in tables:  # each choice of runs is checked before anything is fetched
         profiles.grid(profile, table, **chosen)
     _quiet()
     specs = [spec for table in tables for spec in grids.plan(profile, table, **chosen)]
@@ -117,19 +120,25 @@ def reproduce(options):
     if options.tables:
         absent = [spec.key for spec in specs if records.find(spec) is None]
         if absent:
-            raise ValueError(f"TABLES: {len(absent)} of {len(specs)} runs have no record: {absent}")
+            raise ValueError(
+                f"TABLES: {len(absent)} of {len(specs)} runs have no record in "
+                f"{specs[0].precision} ({', '.join(absent)}); PRECISION asks for another"
+            )
         books = [name for name in books if name in (*notebooks.TABLES.values(), "report")]
     else:
         fetch_all(options)
-        known = {}
-        computed = sum(grids.reusable(spec, own=True, known=known) is None for spec in specs)
+        hashes = {}
+        computed = sum(grids.reusable(spec, own=True, known=hashes) is None for spec in specs)
         submit(specs)
         runs = grids.run_grid(specs, own=True, workers=options.workers)
     failed = [run for run in runs if run.status not in records.RESULTS]
     folder = records.outputs(profile, **chosen)
     executed = [
         notebooks.execute(
-            name, {"profile": profile, **chosen}, target=folder / "notebooks" / f"{name}.ipynb"
+            name,
+            {"profile": profile, **chosen},
+            target=folder / "notebooks" / f"{name}.ipynb",
+            anew=options.tables,
         )
         for name in books
     ]
@@ -161,8 +170,8 @@ def audit(options):
     fetch_all(options)
     if options.real:
         fetch_all(argparse.Namespace(profile="smollm2"))
-    known = {}
-    missing = [spec for spec in specs if grids.reusable(spec, own=True, known=known) is None]
+    hashes = {}
+    missing = [spec for spec in specs if grids.reusable(spec, own=True, known=hashes) is None]
     seconds = sum(spec.cost() for spec in missing) * doctor.SECONDS[models.default_device()]
     print(
         f"{len(specs)} runs for {len(questions)} questions, seeds {', '.join(map(str, seeds))}; "

@@ -43,8 +43,10 @@ def obstacles(profile, specs, device):
     if profile.source == "paper":
         wanted = [hub.MODELS[s.model.name] for s in specs[:1] if s.model.name in hub.MODELS]
         absent = [r for r in (*hub.DATASETS, *wanted) if not _at_hand(r)]
-        if absent and hub_status() != "reachable":
-            names = ", ".join(r.name for r in absent)
+        names = ", ".join(r.name for r in absent)
+        if absent and hub.mirror():
+            reasons.append(f"the mirror does not have {names}, and is asked alone")
+        elif absent and hub_status() != "reachable":
             reasons.append(
                 f"neither the mirror nor the cache has {names}, and the hub is {hub_status()}"
             )

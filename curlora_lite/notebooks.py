@@ -21,11 +21,12 @@ def of_profile(profile):
     return [*first, *(TABLES[table] for table in chosen.tables), "report"]
 
 
-def execute(name, parameters, source=None, target=None, beside=()):
+def execute(name, parameters, source=None, target=None, beside=(), anew=False):
     """Execute a notebook through papermill unless its executed copy is of the same inputs.
 
     parameters: those that the notebook does not have are left out if they are among the grid's
     (`PARAMETERS`), else refused with ValueError. beside: profiles whose records it shows too.
+    anew: execute it in any case, as where what it writes may have been deleted.
     Returns whether it was executed. The executed copy appears only when all cells have run.
     """
     import nbformat
@@ -42,7 +43,7 @@ def execute(name, parameters, source=None, target=None, beside=()):
     profile = parameters.get("profile", "embedded")
     target = target or records.ROOT / "results" / profile / "notebooks" / f"{name}.ipynb"
     inputs = _inputs(source, passed, (profile, *beside))
-    if target.exists() and nbformat.read(target, 4).metadata.get("inputs") == inputs:
+    if not anew and target.exists() and nbformat.read(target, 4).metadata.get("inputs") == inputs:
         return False
     with fetch.aside(target) as part:
         papermill.execute_notebook(

@@ -138,8 +138,8 @@ def find(spec, results=None, own=False, statuses=RESULTS):
     """The finished (or diverged) record of a spec equal to this one, or None.
 
     statuses: which records count. own: only one that was computed in this working copy (records
-    that came with a clone are somebody else's) by the numerical code as it is now. A damaged file
-    counts as absent.
+    that came with a clone are somebody else's) by the numerical code and the packages as they are
+    now. A damaged file counts as absent.
     """
     path = runs_folder(spec.profile, results) / f"{spec.key}.json"
     try:
@@ -148,7 +148,9 @@ def find(spec, results=None, own=False, statuses=RESULTS):
         return None
     if record.spec != spec.to_dict() or record.status not in statuses:
         return None
-    here = {"workspace": workspace(), "code": numerics.version()} if own else {}
+    here = {}
+    if own:
+        here = {"workspace": workspace(), "code": numerics.version(), "packages": packages()}
     if any(record.provenance.get(name) != value for name, value in here.items()):
         return None
     return record
@@ -172,13 +174,21 @@ def provenance(device):
         "code": numerics.version(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": packages(),
         "platform": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
         "threads": torch.get_num_threads(),
         "cores": memory.cores(),
         **commit(),
     }
+
+
+def packages():
+    """The versions installed of what computes the numbers."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+_version = functools.cache(metadata.version)
 
 
 @functools.cache

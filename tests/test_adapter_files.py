@@ -241,6 +241,25 @@ def test_broken_folders_are_refused_and_change_nothing(llama, tmp_path, broken):
     assert adapter_names(other) in ([], ["worn"]) and count_trainable(other) == trainable > 0
 
 
+def test_a_mixture_of_two_saves_is_refused(llama, tmp_path):
+    """Killed between its two files: new numbers, the old alpha."""
+    other = copy.deepcopy(llama)
+    save_adapter(trained(llama), tmp_path)
+    before = (tmp_path / "adapter.json").read_text()
+    with torch.no_grad():
+        for _, layer in adapter_layers(llama):
+            layer.U.mul_(2)
+    save_adapter(llama, tmp_path)
+    (tmp_path / "adapter.json").write_text(before)
+    with pytest.raises(AdapterFileError, match="not the one saved with adapter.json"):
+        load_adapter(other, tmp_path)
+    assert adapter_names(other) == []
+    description = json.loads(before)
+    del description["tensors_sha256"]  # as older versions wrote it: cannot be told
+    (tmp_path / "adapter.json").write_text(json.dumps(description))
+    load_adapter(other, tmp_path)
+
+
 def test_lora_over_other_weights_is_refused(llama, tmp_path):
     other = copy.deepcopy(llama)
     save_adapter(trained(llama, "lora"), tmp_path)

@@ -69,6 +69,11 @@ def test_a_complete_mirror_is_enough(machine, monkeypatch, tmp_path):
     monkeypatch.setenv("CURLORA_MIRROR", str(tmp_path))
     profile = profiles.PROFILES["smollm2"]
     assert doctor.obstacles(profile, profiles.grid("smollm2", "table1"), "cpu") == []
+    # with a mirror set, what it lacks is not fetched, however near the hub is
+    path.unlink()
+    monkeypatch.setattr(doctor, "hub_status", lambda: "reachable")
+    (reason,) = doctor.obstacles(profile, profiles.grid("smollm2", "table1"), "cpu")
+    assert reason == f"the mirror does not have {repository.name}, and is asked alone"
 
 
 def test_a_disk_too_small(machine, monkeypatch):

@@ -24,6 +24,19 @@ def test_the_corpus_is_the_one_described():
     assert len({row[0].split("_")[0] for row in corpus._read("text")}) == 498
 
 
+@pytest.mark.parametrize("protocol", ["published", "corrected", "published,readout=last-token"])
+def test_every_embedded_profile_has_the_rows_of_every_protocol(protocol):
+    """README's own examples of PROTOCOL among them; Sentiment140 is the one that runs short."""
+    for profile in (p for p in profiles.PROFILES.values() if p.source == "embedded"):
+        for table in profile.tables:
+            spec = profiles.grid(profile.name, table, protocol=protocol, methods=["head-only"])[0]
+            read = {name for t in spec.tasks for name in continual._examples(spec, t)}
+            assert {"train", "eval"} < read
+    labels = Counter(label for *_, label in corpus.examples("sentiment140", "eval", "first"))
+    assert profiles.EMBEDDED_SENTIMENT["first"] == labels[0] + labels[2]
+    assert profiles.EMBEDDED_SENTIMENT["balanced"] == 2 * min(labels[0], labels[4])
+
+
 def test_smollm2_is_the_one_described():
     model = models.load("smollm2-135m", "fp32").model
     assert sum(p.numel() for p in model.parameters()) == 134_515_008

@@ -9,7 +9,18 @@ import nbformat
 import papermill
 import pytest
 
-from curlora_lite import cli, grids, notebooks, readmes, records
+from curlora_lite import (
+    cli,
+    grids,
+    models,
+    notebooks,
+    profiles,
+    provenance,
+    readmes,
+    records,
+    source_tables,
+)
+from curlora_lite.tables import Table
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
@@ -86,6 +97,31 @@ def test_execution_passes_parameters_and_is_not_repeated(cache, tmp_path):
     assert notebooks.execute("in", {"x": 5}, source, target)
 
 
+def test_execution_anew_is_repeated_in_any_case(cache, tmp_path):
+    """What it writes may have been deleted."""
+    source = one_cell_book(tmp_path / "in.ipynb", f"open({str(tmp_path / 'made')!r}, 'w').close()")
+    arguments = ("in", {}, source, tmp_path / "out.ipynb")
+    assert notebooks.execute(*arguments)
+    (tmp_path / "made").unlink()
+    assert not notebooks.execute(*arguments)
+    assert notebooks.execute(*arguments, anew=True) and (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("profile", ["embedded", "gpt2-large"])
+def test_the_stand_in_is_looked_at_only_where_it_stands_in(profile, monkeypatch, capsys, tmp_path):
+    """On the paper's own model it would be fetched and trained for nothing."""
+    asked = []
+    monkeypatch.setattr(models, "stand_in_report", lambda: asked.append(1) or {})
+    monkeypatch.setattr(source_tables, "stand_in_table", lambda report: Table("", (), ()))
+    book = nbformat.read(ROOT / "notebooks" / "table2_gpt2.ipynb", 4)
+    (cell,) = [cell.source for cell in book.cells if "stand_in_report" in cell.source]
+    made = provenance.Source([], [], [], "make reproduce")
+    specs = profiles.grid(profile, "table2")
+    exec(cell, {"specs": specs, "folder": tmp_path, "made": made, "provenance": provenance})
+    assert len(asked) == (profile == "embedded")
+    assert ("Nothing stands in for gpt2-large" in capsys.readouterr().out) != bool(asked)
+
+
 def test_execution_is_repeated_when_a_record_of_any_profile_shown_changes(
     cache, tmp_path, monkeypatch
 ):
@@ -120,6 +156,7 @@ def test_unknown_parameter(cache, tmp_path):
         (["--profile", "embeded"], "profile: got 'embeded', expected one of embedded"),
         (["--ranks", "0"], "ranks: got 0"),
         (["--methods", "dora"], "methods: got 'dora'"),
+        (["--methods", "lora,vera"], "methods: got 'vera'"),  # the audit's: it has no table here
     ],
 )
 def test_the_command_line_refuses_before_it_fetches(arguments, message, monkeypatch, capsys):
