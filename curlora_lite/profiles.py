@@ -181,7 +181,7 @@ METHOD_NAMES = {
     "head-only": "Head only",
     "lora": "LoRA",
     "curlora": "CURLoRA",
-    "full": "Full fine-tuning",
+    "full": "Full weights",
     "peft-lora": "LoRA (PEFT)",
     "vera": "VeRA (PEFT)",
     "osf": "OSF (PEFT)",

@@ -279,7 +279,7 @@ def test_head_only_table_pairs_by_seed(found):
     assert rows["small GPT-2: CURLoRA-16"][5] == "+0.000 (+0.000 to +0.000)"
     assert rows["small GPT-2: CURLoRA-16"][6] == "1.000"
     # ends at 0.6 - 0.2 x 2/3 + 0.1, the noise in what is lost leaves 1/3 of itself
-    lora = rows["small GPT-2: LoRA-16, authors init"]
+    lora = rows["small GPT-2: LoRA-16, author's init"]
     assert lora[5].startswith("-0.033 (")
     assert lora[8] == "×3.00"
     assert rows["SmolLM2: Head only"][3].startswith("0.600 (0.575 to 0.625)")  # t 4.303, sd 0.01
@@ -290,7 +290,7 @@ def test_claims_follow_from_the_records(found):
     rows = {row[0]: row[1:] for row in table.rows}
     by = {name.split("”")[0].strip("“"): row for name, row in rows.items()}
     forgets = by["outperforms standard LoRA in mitigating catastrophic forgetting"]
-    assert forgets[0] == "yes"
+    assert forgets[0] == "stand-in data: yes"
     assert forgets[1] == "yes"  # LoRA lost 0.2 there too
     kept = by["maintaining base model's perplexity scores fixed"]
     assert kept[:2] == ("yes", "yes")
@@ -299,11 +299,14 @@ def test_claims_follow_from_the_records(found):
     assert by["very good and stable task accuracy"][0].endswith("no, within 0.02 of it")
     assert "25 times fewer" in by["significantly reducing the number of trainable parameters"][2]
     assert rows["all of this for Mistral-7B (§7, Table 1)"][0] == "cannot be decided here"
-    learned = next(row for name, row in rows.items() if name.startswith("Sentiment140"))
-    assert learned[0].startswith("in 6 of 6 cells") and learned[1].endswith("in 0 of 6 cells")
+    learned = next(row for name, row in rows.items() if "Sentiment140" in name)
+    assert learned[0].startswith("in 2 of 2 models (stand-in tweets)")
+    assert learned[1].endswith("in 0 of 2 models (stand-in tweets)")
+    assert "SmolLM2: CURLoRA 0.95 (0.60), head only 0.95 (0.60)" in learned[2]
     collapse = next(row for name, row in rows.items() if name.startswith("LoRA's perplexity"))
     assert "×3.00 against ×1.20 with the usual one, +0.92 (" in collapse[2]
-    assert collapse[1] == "at the same learning rate: ×1.20 (small GPT-2), ×1.20 (SmolLM2)"
+    assert collapse[0] == "more than doubled: small GPT-2 yes (×3.00); SmolLM2 yes (×3.00)"
+    assert collapse[1] == "small GPT-2 no (×1.20); SmolLM2 no (×1.20)"
     selected = next(row for name, row in rows.items() if name.startswith("inverted"))
     assert selected[1] == "beyond a smaller step: not shown"
     assert "equally far moved, 0 of 9 comparisons differ (Holm)" in selected[2]
@@ -338,7 +341,7 @@ def test_a_claim_turns_with_its_evidence(found):
             for s in SEEDS
         ]
     table = claims_table({**found, "head-only": swapped}, {"lora": 100, "curlora": 4})
-    assert table.rows[0][1] == "no"  # it forgets more
+    assert table.rows[0][1] == "stand-in data: no"  # it forgets more
     assert table.rows[1][1] == "no"
 
 
@@ -380,7 +383,7 @@ def test_without_runs_nothing_is_claimed():
 def test_stability_table_by_hand(found):
     """References: LoRA's 0.7 in each task. Head only learned 0.6; LoRA lost 0.2, less the noise."""
     rows = {row[0]: row for row in tables.stability(found["head-only"]).rows}
-    head, lora = rows["small GPT-2: Head only"], rows["small GPT-2: LoRA-16, authors init"]
+    head, lora = rows["small GPT-2: Head only"], rows["small GPT-2: LoRA-16, author's init"]
     assert [cell.split()[0] for cell in head[2:]] == ["0.000", "0.000", "0.100"]
     assert [cell.split()[0] for cell in lora[2:]] == ["0.200", "-0.200", "0.000"]
 
@@ -417,7 +420,7 @@ def test_pages_are_saved_and_say_what_is_missing(found, tmp_path):
         "figures/selection_moved.png",
     } <= made
     # links lead from where each copy of the claims is: the folder, and the notebook's below it
-    shown, _ = pages.last_page(found, tmp_path, "make audit")
+    shown, *_ = pages.last_page(found, tmp_path, "make audit")
     (tmp_path / "notebooks").mkdir()
     here = (tmp_path / "claims.md").read_text()
     for folder, page in ((tmp_path, here), (tmp_path / "notebooks", shown.markdown())):

@@ -89,11 +89,15 @@ def test_nothing_changed_is_reused(computed):
     assert path.read_bytes() == before and not (path.parent / "superseded").exists()
 
 
-@pytest.mark.parametrize("what", ["code", "model", "rows", "text", "no code in the record"])
+@pytest.mark.parametrize(
+    "what", ["code", "packages", "model", "rows", "text", "no code in the record"]
+)
 def test_a_change_recomputes_and_keeps_the_old_one_aside(computed, monkeypatch, what):
     spec, results, path = computed
     if what == "code":
         monkeypatch.setattr(numerics, "version", lambda: "another")
+    elif what == "packages":
+        monkeypatch.setattr(records, "packages", lambda: {"torch": "another"})
     elif what == "model":
         monkeypatch.setattr(models, "sha256", lambda name: "c" * 64)
     elif what == "rows":

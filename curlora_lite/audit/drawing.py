@@ -9,10 +9,10 @@ from .measures import values
 # Okabe and Ito's colours, a marker each.
 MOVERS = {
     "Head only": STYLES["head-only"],
-    "LoRA-16, authors init": STYLES["lora"],
+    "LoRA-16, author's init": STYLES["lora"],
     "LoRA-16, usual init": {"color": "#E69F00", "marker": "v"},
     "CURLoRA-16": STYLES["curlora"],
-    "Full fine-tuning": {"color": "#000000", "marker": "D"},
+    "Full weights": {"color": "#000000", "marker": "D"},
     "LoRA (PEFT)-16": {"color": "#CC79A7", "marker": "<"},
     "VeRA (PEFT)": {"color": "#009E73", "marker": "P"},
     "OSF (PEFT)": {"color": "#56B4E9", "marker": "X"},

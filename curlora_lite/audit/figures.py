@@ -35,7 +35,11 @@ def collapse(found):
     styles = {"authors": STYLES["lora"], "usual": MOVERS["LoRA-16, usual init"]}
     sweeps = lora_sweeps(found)
     for (init, scaling), sweep in sweeps.items():
-        style = {**styles[init], "linestyle": lines[scaling], "label": f"{init} init, {scaling}"}
+        style = {
+            **styles[init],
+            "linestyle": lines[scaling],
+            "label": f"{plan.INITS[init]}, {scaling}",
+        }
         curve(axes[0], sweep, "learned", style)
         curve(axes[1], sweep, "ratio", style)
     cells = [runs for sweep in sweeps.values() for runs in sweep.values()]
@@ -215,11 +219,12 @@ def factors(found, where):
     figure, axes = new(3, width=11, height=4.2)
     shown = (cell.protocol for cell in cells if not scored(cell.protocol))
     rows = list(dict.fromkeys(map(switch_label, shown)))[1:]
+    rows.sort(key=lambda row: row.startswith("corrected"))  # all of them last
     for cell, _, pairs in effects(cells):
         k = methods.index(cell.method)
         for ax, measure in zip(axes, FACTORS, strict=True):
             if pair := pairs[measure]:
-                y = rows.index(switch_label(cell.protocol)) + (k - 0.5) * 0.3
+                y = rows.index(switch_label(cell.protocol)) + (k - 1) * 0.25
                 bars = [[pair.mean - pair.low], [pair.high - pair.mean]]
                 ax.errorbar(pair.mean, y, xerr=bars, markersize=4, capsize=2, elinewidth=0.8,
                             linestyle="none", **STYLES[cell.method])  # fmt: skip

@@ -9,12 +9,12 @@ import statistics
 from .. import metrics
 from ..findings import SAME
 from ..protocol import Protocol
-from . import movement, selection
+from . import movement
 from .bootstrap import accuracy_interval
-from .measures import difference, mean, values
+from .measures import difference, mean, place, values
 from .plan import RANK
 from .tables import has_results
-from .text import adjusted, interval_text, paired_text, ratio_text
+from .text import interval_text, paired_text, ratio_text
 from .verdicts import (
     LESS,
     MORE,
@@ -33,39 +33,43 @@ from .verdicts import (
     yes,
 )
 
-LEARNED = 0.9  # what the paper's tables have for Sentiment140, at least
+LEARNED = 0.9  # what CURLoRA has for Sentiment140 in the paper's tables, at least
+COLLAPSED = 2.0  # times the perplexity before
 MARGIN = 0.02  # of accuracy: an interval within it on both sides counts as no difference
 _SAME = f"no, within {MARGIN:g} of it"
-STANDSTILL = 1.1  # times the first task's norm: up to this it counts as standing still
 
 
 def forgetting(found, _):
     """Whether CURLoRA forgets less than the author's LoRA; then where both have learned."""
-    parts, verdicts = [], []
+    parts, verdicts, single = [], [], ""
     for where in places(found):
         ours = one_cell(found, "head-only", "curlora", where=where)
         theirs = one_cell(found, "head-only", "lora", Protocol.published(), where)
         pair = difference(ours, theirs, "forgetting")
         if pair:
             verdicts.append(said(pair))
+        elif one_seed(ours, theirs, "forgetting"):
+            less = mean(ours, "forgetting") < mean(theirs, "forgetting")
+            single += f"; {where}, one seed: {'less' if less else 'not less'}"
         if shown := paired_text(pair) if pair else one_seed(ours, theirs, "forgetting"):
             parts.append(f"{where} {shown}")
     if not verdicts:
         return Verdict()
     parts[0] = f"CURLoRA's forgetting less LoRA's: {parts[0]}"
-    holds = judged(verdicts, LESS, MORE)
+    holds = f"stand-in data: {judged(verdicts, LESS, MORE)}{single}"
     corrected, equal = _equal_gain(found, "forgetting")
     level = f"{movement.LEVELS[0]:g} more than a head alone"
+    than = "than LoRA with the usual initialisation"
     ends = {
-        "yes": f"where both learn {level} it forgets less.",
-        "no": f"where both learn {level} it forgets more.",
+        "yes": f"where both learn {level} it forgets less {than}.",
+        "no": f"where both learn {level} it forgets more {than}.",
         "not reached": f"it learns {level} in too few seeds to be compared there.",
     }
     return Verdict(
         holds,
         corrected,
         evidence([*parts, *equal], "tables/movement_pairs", "figures/movement"),
-        f"That CURLoRA forgets less than the author's LoRA: {holds}; "
+        f"That CURLoRA forgets less than the author's LoRA: {holds}. Corrected, "
         + ends.get(corrected, f"where both learn {level} these runs do not decide it."),
     )
 
@@ -79,7 +83,7 @@ def _equal_gain(found, measure):
         return UNKNOWN, []
     found_pairs = [c for c in movement.against(cells) if c[0] == movement.LEVELS[0]]
     (common, pair) = next(((n, p[measure]) for _, m, n, p in found_pairs if m == other), (0, None))
-    where = f"where both learn {movement.LEVELS[0]:g} more than a head alone"
+    where = f"less {other}'s where both learn {movement.LEVELS[0]:g} more than a head alone"
     if pair is None:
         return "not reached", [f"{where}: seeds in common {common}"]
     verdict = {LESS: "yes", MORE: "no"}.get(said(pair), "undecided")
@@ -107,11 +111,11 @@ def perplexity(found, _):
     if sweep and has_results("movement", cells):
         level = movement.LEVELS[0]
         one = movement.price(cells, sweep, level)
-        most = max(m for m in (mean(runs, "ratio") for runs in sweep.values()) if m is not None)
-        parts.append(f"at the largest learning rate up to ×{most:,.1f}")
+        most = max((ratios_of(runs) for runs in sweep.values()), key=_middle)
+        parts.append(f"over learning rates up to {ratio_text(most)}")
         honest += f"; it learns {level:g} more than a head alone in {len(one.nats)} of {one.seeds}"
         honest += " seeds"
-        if one.nats:
+        if len(one.nats) > 1:
             honest += f", for {statistics.fmean(one.nats.values()):.3f} nats a token"
     return Verdict(
         of_all(kept),
@@ -123,6 +127,10 @@ def perplexity(found, _):
 
 def _of_models(ratios):
     return ", ".join(f"{ratio_text(found)} ({where})" for where, found in ratios.items())
+
+
+def _middle(ratios):
+    return statistics.geometric_mean(ratios) if ratios else 0.0
 
 
 def _unchanged(ratios):
@@ -179,89 +187,6 @@ def _best_rates(found):
     return f"above a head: {above}", [shown]
 
 
-def inversion(found, _):
-    """Whether drawing rows and columns of small norm does anything; equally far moved, too."""
-    cells = found.get("selection", {})
-    if not has_results("selection", cells):
-        return Verdict()
-    drawn = selection.published(cells)
-    first, *others = drawn.values()
-    ps = [p for p in adjusted([difference(runs, first, "acc") for runs in others]) if p is not None]
-    if not ps:
-        return Verdict()
-    differ = sum(p < 0.05 for p in ps)
-    norms = {(c.protocol.weighting, c.protocol.replacement): runs for c, runs in drawn.items()}
-    importance = norms.get(("importance", False), [])
-    smaller = difference(first, importance, "update")
-    parts = [f"{differ} of {len(ps)} other rules differ from Eq. 4 in ACC (Holm, 5 %)"]
-    if smaller:
-        inverted = 100 * mean(first, "update")
-        other = 100 * mean(importance, "update")
-        parts.append(f"‖CUR‖/‖W‖ {inverted:.2g} % against {other:.2g} % by importance")
-    less = smaller is not None and said(smaller) == LESS
-    left = [p for *_, pairs in selection.matched(cells) for p in pairs.values()]
-    left = [p for p in adjusted(left) if p is not None]
-    beyond = sum(p < 0.05 for p in left)
-    if left:
-        parts.append(f"equally far moved, {beyond} of {len(left)} comparisons differ (Holm)")
-    remains = UNKNOWN if not left else f"beyond a smaller step: {'yes' if beyond else 'not shown'}"
-    honest = "Drawing small rows and columns makes the update smaller. " if less else ""
-    if left:
-        honest += "Where all have moved equally far, " + (
-            "some differences to other rules remain."
-            if beyond
-            else "it is not shown to do more than a smaller learning rate would."
-        )
-    return Verdict(
-        f"smaller update: {'yes' if less else 'not shown'}; "
-        f"in accuracy: {'yes' if differ else 'not shown'}",
-        remains,
-        evidence(parts, "tables/selection_matched", "figures/selection_moved"),
-        honest.strip() or "No effect was seen.",
-    )
-
-
-def bounded(found, _):
-    """Whether the norm of W_adapted stands still, beside Eq. 14's bound; of Eq. 4's runs alone."""
-    cells = found.get("selection", {})
-    drawn = selection.published(cells)
-    own = next((r for c, r in drawn.items() if c.protocol.weighting == selection.EQ4), [])
-    own = [r for r in own if r.status == "finished"]
-    sweep = selection.moved(cells).get(selection.EQ4, {})
-    swept = {rate: [r for r in runs if r.status == "finished"] for rate, runs in sweep.items()}
-    swept = {rate: runs for rate, runs in swept.items() if runs}
-    if not own:
-        return Verdict()
-    everything = [*own, *(run for runs in swept.values() for run in runs)]
-    sizes = [g for run in everything for s in run.stages for g in s["geometry"].values()]
-    within = sum(g["update"] <= g["bound"] * (1 + 1e-6) for g in sizes)
-    published = _growth(own)
-    parts = [
-        f"Eq. 14 holds in {within} of {len(sizes)} measurements (it must)",
-        f"first to last task, the norm grows ×{published:.1f} as published",
-    ]
-    growths = {rate: _growth(runs) for rate, runs in swept.items()}
-    if growths:
-        low, high = min(growths.values()), max(growths.values())
-        parts.append(f"×{low:.1f} to ×{high:.1f} at the rates of the corrected sweep")
-    still = published <= STANDSTILL
-    kept = all(growth <= STANDSTILL for growth in growths.values())
-    grows = not still or not kept
-    return Verdict(
-        f"the bound: {yes(within == len(sizes))}; a standstill: {yes(still)}",
-        UNKNOWN if not growths else f"a standstill: {yes(kept)}",
-        evidence(parts, "tables/selection", "tables/selection_moved"),
-        "The update's norm stays below a bound that itself grows with U"
-        + ("; from task to task it grows." if grows else "."),
-    )
-
-
-def _growth(runs):
-    """The norm after the last task over that after the first, mean over projections, then runs."""
-    norms = [[statistics.fmean(s["norms"].values()) for s in run.stages] for run in runs]
-    return statistics.fmean(last / max(first, 1e-12) for first, *_, last in norms)
-
-
 def lora_collapses(found, _):
     """What LoRA does to perplexity, with the author's initialisation and with the usual one."""
     parts, worse, raised = [], [], []
@@ -272,7 +197,7 @@ def lora_collapses(found, _):
         ratios = ratios_of(ours)
         if ratios:
             one = ", one seed" if len(ratios) == 1 else ""
-            raised.append(f"{ratio_text(ratios)} ({where}{one})")
+            raised.append(f"{where} {_collapsed(ratios)} ({ratio_text(ratios)}{one})")
         pair = difference(ours, theirs, "nats")
         if pair:
             worse.append(said(pair))
@@ -282,8 +207,9 @@ def lora_collapses(found, _):
         return Verdict()
     corrected = corrected_ratios(found, "lora")
     return Verdict(
-        "with the author's initialisation: " + ", ".join(raised),
-        f"at the same learning rate: {_of_models(corrected)}" if corrected else UNKNOWN,
+        "more than doubled: " + "; ".join(raised),
+        "; ".join(f"{m} {_collapsed(r)} ({ratio_text(r)})" for m, r in corrected.items())
+        or UNKNOWN,
         evidence(parts, "tables/collapse", "figures/collapse"),
         {
             "yes": "The author's initialisation of LoRA does more damage to perplexity than the "
@@ -294,30 +220,43 @@ def lora_collapses(found, _):
     )
 
 
-def all_negative(found, _):
-    """Sentiment140 as scored in the paper, and on as many positive as negative rows."""
-    seen = []
-    for cell, runs in found.get("sentiment", {}).items():
-        last = [r.stages[-1]["scores"] for r in runs if r.status == "finished"]
-        last = [s for s in last if metrics.BALANCED in s]
-        if last and cell.method in ("lora", "curlora"):
-            both = ("sentiment140", metrics.BALANCED)
-            seen.append([statistics.fmean(s[name]["accuracy"] for s in last) for name in both])
-    if not seen:
+def sentiment(found, _):
+    """CURLoRA's Sentiment140 as scored in the paper, and on as many positive as negative rows."""
+    parts, first, balanced = [], {}, {}
+    cells = found.get("sentiment", {})
+    for where in dict.fromkeys(place(cell) for cell in cells):
+        both = {c.method: _first_and_balanced(r) for c, r in cells.items() if place(c) == where}
+        if not both.get("curlora"):
+            continue
+        kind = "paper's data, one seed" if "paper" in where else "stand-in tweets"
+        for held, score in zip((first, balanced), both["curlora"], strict=True):
+            held.setdefault(kind, []).append(score >= LEARNED)
+        shown = {"CURLoRA": both["curlora"], "head only": both.get("head-only")}
+        shown = [f"{name} {pair[0]:.2f} ({pair[1]:.2f})" for name, pair in shown.items() if pair]
+        parts.append(f"{where}: {', '.join(shown)}")
+    if not parts:
         return Verdict()
-    first, half = zip(*seen, strict=True)
+    parts[0] = f"first rows, all negative (and balanced ones): {parts[0]}"
     return Verdict(
-        f"in {sum(a >= LEARNED for a in first)} of {len(seen)} cells; always answering “negative” "
-        "has 1.00",
-        f"the same runs on balanced rows: in {sum(a >= LEARNED for a in half)} of {len(seen)} "
-        "cells",
-        evidence(
-            [
-                f"first rows, all negative: {min(first):.2f} to {max(first):.2f} over {len(seen)} "
-                f"cells; balanced rows: {min(half):.2f} to {max(half):.2f}"
-            ],
-            "tables/sentiment",
-            "figures/sentiment",
-        ),
-        "Accuracy on rows of one class is that class's recall: answering it always scores 1.00.",
+        _counted(first) + "; always answering “negative” scores 1.00",
+        "the same runs on balanced rows: " + _counted(balanced),
+        evidence(parts, "tables/sentiment", "figures/sentiment"),
+        "Accuracy on rows of one class is that class's recall: always giving that answer scores "
+        "1.00.",
     )
+
+
+def _first_and_balanced(runs):
+    """Mean Sentiment140 accuracy on the first rows and on balanced ones; None without either."""
+    last = [r.stages[-1]["scores"] for r in runs if r.status == "finished"]
+    last = [scores for scores in last if metrics.BALANCED in scores]
+    names = ("sentiment140", metrics.BALANCED)
+    return [statistics.fmean(s[n]["accuracy"] for s in last) for n in names] if last else None
+
+
+def _counted(held):
+    return ", ".join(f"in {sum(h)} of {len(h)} models ({kind})" for kind, h in held.items())
+
+
+def _collapsed(ratios):
+    return yes(_middle(ratios) > COLLAPSED)

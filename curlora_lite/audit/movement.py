@@ -11,7 +11,7 @@ from .text import BALANCED, INTERVAL, majority, over_seeds, p_texts, paired_text
 # seed is left out
 LEVELS = (0.02, 0.04, 0.08)
 PRICES = ("nats", "forgetting")  # measures; see `Price`
-OURS = "CURLoRA-16"
+OURS = f"CURLoRA-{plan.RANK}"
 
 
 def sweeps(found):

@@ -8,7 +8,7 @@ from IPython.display import Markdown
 from .. import provenance
 from ..figures import save
 from ..source_tables import counted
-from . import figures, tables, words
+from . import figures, plan, tables, words
 from .claims import claims_table
 
 
@@ -35,17 +35,24 @@ def page(question, found, folder, again):
 
 
 def last_page(found, folder, again):
-    """The claims table and what the audit took; saved, returned to be displayed.
+    """The claims, the questions' answers, sizes and what the audit took; saved, returned to be
+    displayed.
 
     Links in the Markdown lead from `folder`; CSV and LaTeX name what they lead to.
     """
-    claims = claims_table(found, counted("Mistral-7B-v0.3", 16))
+    claims = claims_table(found, counted("Mistral-7B-v0.3", plan.RANK))
     source = _source(found.values(), again)
     claims.save(folder / "claims", source, (".md",))
     relinked(claims, r"\1").save(folder / "claims", source, (".csv", ".tex"))
-    took = tables.compute(found)
-    took.save(folder / "tables" / "compute", source)
-    return [relinked(claims, r"[\1](../\2)"), took]  # the notebook is a folder deeper
+    beside = {
+        "answers": tables.answers(found, words.ALL),
+        "sizes": tables.sizes(found),
+        "compute": tables.compute(found),
+    }
+    for name, table in beside.items():
+        table.save(folder / "tables" / name, source)
+    # the notebook is a folder deeper, and has the answers already
+    return [relinked(claims, r"[\1](../\2)"), beside["sizes"], beside["compute"]]
 
 
 def relinked(table, pattern):

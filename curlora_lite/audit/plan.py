@@ -18,6 +18,7 @@ FEW = {"curlora": 10, "vera": 10}
 MOVED = RATES[2:5]  # times FEW: where CURLoRA moves the weights, for the rules of drawing
 REAL = "smollm2"  # the profile on the paper's data
 MOVERS = ("lora", "curlora", "full", *profiles.BESIDE[1:])  # whose frontier is drawn
+INITS = {"authors": "author's init", "usual": "usual init"}  # LoRA's, as tables call them
 SCORED = {"sentiment_eval", "perplexity"}  # switches of the scores, not of the training
 # switches that mean nothing to a model: SmolLM2 pads on the left and has no dropout
 UNTOUCHED = {profiles.SMOLLM2.name: {"readout", "dropout"}}
@@ -49,7 +50,7 @@ class Condition:
         """The method as tables call it, with LoRA's initialisation."""
         ranked = self.method in ("lora", "curlora", "peft-lora")
         label = profiles.method_label(self.method, self.rank if ranked else None)
-        return f"{label}, {self.protocol.lora_init} init" if self.method == "lora" else label
+        return f"{label}, {INITS[self.protocol.lora_init]}" if self.method == "lora" else label
 
 
 def published(**changes):
@@ -120,11 +121,11 @@ def plan(profile="audit", real=False):
             for rate in rates
         ]
         + [small(*small2, "head-only", corrected(), rate=rate) for rate in (None, *heads)],
-        # SmolLM2's runs are 19 a seed of some 100 s: too long for the quick audit
+        # SmolLM2's are 22 runs a seed of two minutes and more: too long for the quick audit
         "factors": [
             small(profile, table, method, protocol)
             for table in (("table2",) if quick else ("table2", "table1"))
-            for method in ("lora", "curlora")
+            for method in profiles.METHODS
             for protocol in factors(method, profiles.profile_named(profile).tables[table].model)
         ],
     }
@@ -133,8 +134,11 @@ def plan(profile="audit", real=False):
 def factors(method, model):
     """Published, then one switch at a time set as in corrected, then corrected; for one method.
 
-    model: a ModelSpec. Switches that touch neither the method nor the model are left out.
+    model: a ModelSpec. Switches that touch neither the method nor the model are left out. Head only
+    has the two ends alone: what the head gains by them is no adapter's.
     """
+    if method == "head-only":
+        return [published(), corrected()]
     other = {"lora": {"weighting", "replacement"}, "curlora": {"lora_init", "scaling"}}[method]
     other = other | UNTOUCHED.get(model.name, set())
     right = dataclasses.asdict(Protocol.corrected())

@@ -3,7 +3,7 @@
 import functools
 import statistics
 
-from .. import metrics, paper, profiles
+from .. import memory, metrics, paper, profiles
 from ..tables import Table
 from . import movement, plan, selection
 from .bootstrap import accuracy_interval
@@ -111,7 +111,7 @@ def collapse(found):
         for measure, text in (("learned", lambda v: over_seeds(v, 2)), ("ratio", ratio_text)):
             label = {"learned": "just learned", "ratio": "perplexity"}[measure]
             shown = [_sweep_cell(sweep.get(rate, []), measure, text) for rate in rates]
-            rows.append((f"{init} init, {scaling}: {label}", *shown))
+            rows.append((f"{plan.INITS[init]}, {scaling}: {label}", *shown))
     notes = (
         f"LoRA-{plan.RANK}, published protocol but for what is named; small GPT-2. {BALANCED} "
         f"{INTERVAL} Perplexity: after over before, geometric mean over seeds. "
@@ -207,6 +207,51 @@ def schedule_effect(found):
     columns = ("", "Seeds", "Just learned", "ACC", "Forgetting", "Perplexity, nats")
     notes = (f"Small GPT-2, proper less published schedule. {BALANCED} {INTERVAL}",)
     return Table("Question 4: what a proper schedule changes", columns, tuple(rows), notes)
+
+
+def answers(found, said):
+    """What the runs say to each question. said: question -> its conclusion in words (`words`)."""
+    numbers = {question: str(i) for i, question in enumerate(ALL, 1)}
+    rows = tuple(
+        (numbers[q], said[q](cells)) for q, cells in found.items() if has_results(q, cells)
+    )
+    return Table("The seven questions, answered", ("", "What follows"), rows, left=(0, 1))
+
+
+def sizes(found):
+    """How large models and runs are, by model and data."""
+    specs = {}
+    for cells in found.values():
+        for cell, runs in cells.items():
+            if runs and cell.rate is None:
+                specs.setdefault(place(cell), cell.specs([0])[0])
+    rows = []
+    for where, spec in specs.items():
+        parameters, layers, *_ = memory.SHAPES[spec.model.name]
+        by_task = [
+            [str(getattr(t, name)) for t in spec.tasks] for name in ("train_rows", "eval_rows")
+        ]
+        rows.append(
+            (
+                where,
+                f"{parameters:,}",
+                str(layers),
+                *(" / ".join(rows_) for rows_ in by_task),
+                " / ".join(str(spec.steps(task)) for task in spec.tasks),
+                str(spec.batch),
+                f"{spec.learning_rate:g}",
+                f"{spec.text_tokens:,}",
+            )
+        )
+    columns = (
+        "", "Parameters", "Layers", "Rows trained on", "Rows scored", "Optimiser steps", "Batch",
+        "Learning rate", "Tokens of perplexity",
+    )  # fmt: skip
+    notes = (
+        "By task: MRPC, SST-2 and Sentiment140, or what stands in for them; rows of each epoch, "
+        "steps of all. As published; tokens: where the protocol does not read the whole text.",
+    )
+    return Table("Models and sizes", columns, tuple(rows), notes)
 
 
 def compute(found):

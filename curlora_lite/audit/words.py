@@ -2,9 +2,9 @@
 
 import statistics
 
-from .. import metrics
+from .. import metrics, profiles
 from ..protocol import Protocol
-from . import movement, selection
+from . import movement, plan, selection
 from .factors import FACTORS, MODELS, at, effects
 from .measures import difference, lora_sweeps, mean, place, values
 from .text import (
@@ -51,7 +51,7 @@ def collapse(found):
         lost = [rate for rate, runs in sweep.items() if _lost(runs)]
         held += not lost
         at = f"from {lost[0]:g} on" if lost else "at no rate tried"
-        said.append(f"{init} initialisation, {scaling}: {at}")
+        said.append(f"{plan.INITS[init]}, {scaling}: {at}")
     gone = sum(run.status != "finished" for runs in found.values() for run in runs)
     return (
         "Perplexity has more than doubled (or the loss diverged) at learning rates as follows. "
@@ -200,22 +200,24 @@ def factors(found):
     """Which switches matter, by the intervals that leave zero out, model by model."""
     said = [_switches(where, at(found, where)) for where in MODELS.values() if at(found, where)]
     return (
-        "Perplexity as published and corrected, then the single switches whose interval leaves "
-        "zero out. " + ". ".join(said) + "."
+        "Perplexity as published and corrected, what all switches together change in ACC, then the "
+        "single ones whose interval leaves zero out. " + ". ".join(said) + "."
     )
 
 
 def _switches(where, found):
     cells = effects(found)
     ps, said = whole([pairs for *_, pairs in cells]), []
-    for method, name in (("lora", "LoRA"), ("curlora", "CURLoRA")):
+    for method in profiles.METHODS:
         own = [(*cell, p) for cell, p in zip(cells, ps, strict=True) if cell[0].method == method]
         if not own:
             continue
         ratios = {c.protocol: ratio_text(values(runs, "ratio").values()) for c, runs, *_ in own}
         before, after = (ratios.get(p, "–") for p in (own[0][0].protocol, Protocol.corrected()))
-        parts = [f"{where}, {name}: {before} and {after}"]
-        for measure, called in FACTORS.items():
+        changed = next((p["acc"] for c, _, p, _ in own if c.protocol == Protocol.corrected()), None)
+        name = profiles.method_label(method, None)
+        parts = [f"{where}, {name}: {before} and {after}, ACC {paired_text(changed)}"]
+        for measure, called in FACTORS.items() if method != "head-only" else ():
             changed = ", ".join(_changed(own, measure)) or "none"
             parts.append(f"{called}: {changed}")
         said.append("; ".join(parts))
