@@ -2,10 +2,12 @@
 
 import dataclasses
 import os
+from pathlib import Path
 
 import torch
 
 BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}
+CGROUP = Path("/sys/fs/cgroup")
 OVERHEAD = 1.2e9  # libraries, CUDA context, buffers
 LONGEST_ROW = 124  # tokens: MRPC's longest pair, the longest row there is (SmolLM2's tokenizer)
 
@@ -46,13 +48,25 @@ def estimate(spec):
 
 
 def cores():
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """Cores that this process may use; in a container, no more than its quota pays for."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    quota, *period = _container("cpu.max")
+    return there if quota == "max" else max(1, min(there, int(quota) // int(period[0])))
 
 
 def installed():
-    """Bytes of main memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Bytes of main memory; in a container, of what it may use."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    (most,) = _container("memory.max")
+    return there if most == "max" else min(there, int(most))
+
+
+def _container(name):
+    """What the cgroup (version 2) that a container sees as its own root says; `max`: no limit."""
+    try:
+        return (CGROUP / name).read_text().split()
+    except OSError:
+        return ["max"]
 
 
 def check(spec, device):

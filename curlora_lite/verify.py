@@ -85,7 +85,8 @@ def verify(kept):
             }
             workers, several = None, models.default_device() == "cpu"
             if several:
-                workers = max(1, min(memory.cores() // threads, len(specs)))
+                most = grids.default_workers(list(specs.values()))  # by memory too
+                workers = max(1, min(memory.cores() // threads, most))
             found = grids.run_grid(
                 list(specs.values()), folder, workers=workers, threads=threads if several else None
             )

@@ -18,6 +18,7 @@ from curlora_lite.audit import (
     pages,
     plan,
     selection,
+    selection_judges,
     tables,
     text,
     verdicts,
@@ -343,6 +344,67 @@ def test_a_claim_turns_with_its_evidence(found):
     table = claims_table({**found, "head-only": swapped}, {"lora": 100, "curlora": 4})
     assert table.rows[0][1] == "stand-in data: no"  # it forgets more
     assert table.rows[1][1] == "no"
+
+
+def drawn(updates):
+    """Question 5's cells as published. updates: {(weighting, repeats): norm after one task}."""
+    return {
+        (cell := small("audit-quick", "table2", "curlora", published(**changes))): [
+            made_up(cell, s, matrix(0.6), update=update * (1 + 0.01 * s)) for s in SEEDS
+        ]
+        for update, changes in (
+            (update, {"weighting": weighting, "replacement": repeats})
+            for (weighting, repeats), update in updates.items()
+        )
+    }
+
+
+def test_the_rule_as_coded_and_as_written_are_judged_apart():
+    """Eq. 4 (no repeats) moves half as far as uniform draws; what was coded twice as far."""
+    cells = drawn(
+        {
+            ("inverted", False): 0.005,
+            ("uniform", False): 0.01,
+            ("smoothed", True): 0.02,
+            ("uniform", True): 0.01,
+        }
+    )
+    verdict = selection_judges.inversion({"selection": cells}, {})
+    assert "uniform draws: as coded: no, Eq. 4: yes" in verdict.holds
+    # three times the first norm at the end; means of 1, 1.01 and 1.02 of it; percent
+    assert "as coded 6.06 against 3.03 %, +3.03 (" in verdict.evidence
+    assert verdict.honest.startswith("As coded is not shown to move the weights less")
+
+
+def test_the_bound_is_counted_and_growth_told_beside_it():
+    cells = drawn({("inverted", False): 0.005, ("smoothed", True): 0.02})
+    verdict = selection_judges.bounded({"selection": cells}, {})
+    assert verdict.holds == "yes, by construction"  # 10 x update, below the bound of 1
+    assert "Eq. 14 holds in 18 of 18 measurements" in verdict.evidence  # 2 cells, 3 seeds, 3 tasks
+    assert "grows ×3.0 as published" in verdict.evidence
+    beyond = drawn({("smoothed", True): 0.2, ("inverted", False): 0.005})
+    assert selection_judges.bounded({"selection": beyond}, {}).holds == "in 9 of 18"
+
+
+def test_a_stand_in_below_the_majority_class_is_named(found):
+    """The majority is 0.5: all methods at 0.45 on the small GPT-2, above it on SmolLM2."""
+    cells = {
+        cell: [made_up(cell, s, matrix(0.45)) for s in SEEDS] if cell.table == "table2" else runs
+        for cell, runs in found["head-only"].items()
+    }
+    notes = claims_table({**found, "head-only": cells}, {"lora": 2, "curlora": 1}).notes[0]
+    assert "no method is above the majority class on small GPT-2: there" in notes
+    assert "no method" not in claims_table(found, {"lora": 2, "curlora": 1}).notes[0]
+
+
+def test_answers_and_sizes(found):
+    answers = tables.answers(found, words.ALL)
+    assert [row[0] for row in answers.rows] == list("1234567")
+    assert all(len(row[1]) > 40 for row in answers.rows)
+    rows = {row[0]: row for row in tables.sizes(found).rows}
+    # 64, 160 and 96 rows in batches of 32, three epochs; two layers
+    assert rows["small GPT-2"][1:3] == ("1,725,696", "2")
+    assert rows["small GPT-2"][3:6] == ("64 / 160 / 96", "120 / 160 / 160", "6 / 15 / 9")
 
 
 def test_perplexity_is_kept_in_part_where_one_model_loses_it(found):

@@ -75,3 +75,16 @@ def test_out_of_memory_is_recorded_and_the_grid_goes_on(tiny, monkeypatch):
     assert records.find(specs[1], tiny) is None
     monkeypatch.setattr(continual.training, "train_task", train)
     assert [r.status for r in grids.run_grid(specs, tiny, workers=1)] == 3 * ["finished"]
+
+
+def test_a_containers_limits_count(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    there, cores = memory.installed(), memory.cores()  # no such files: no container
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert (memory.installed(), memory.cores()) == (there, cores)
+    (tmp_path / "memory.max").write_text("1000000000\n")
+    (tmp_path / "cpu.max").write_text("150000 100000\n")  # one and a half
+    assert (memory.installed(), memory.cores()) == (1_000_000_000, 1)
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert memory.cores() == 1

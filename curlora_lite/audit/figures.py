@@ -25,6 +25,9 @@ def head_only(found):
         names(ax, [cell.name for cell in cells])
         ax.set_xlabel("accuracy over the tasks, at the end", fontsize=8)
         ax.set_title(where, fontsize=9)
+    ends = [ax.get_xlim() for ax in axes]
+    for ax in axes:  # one scale
+        ax.set_xlim(min(low for low, _ in ends), max(high for _, high in ends))
     return figure
 
 
@@ -65,8 +68,12 @@ def sentiment(found):
         ("positive", "#E69F00", "//"),
         ("third", "#999999", "x"),
     )
-    for y, runs in enumerate(cells.values()):
-        scores = [run.stages[-1]["scores"][metrics.BALANCED] for run in runs]
+    answered = {cell: [r.stages[-1]["scores"][metrics.BALANCED] for r in runs]
+                for cell, runs in cells.items()}  # fmt: skip
+    given = [max(k for s in scores for k, n in enumerate(s["predicted"]) if n)
+             for scores in answered.values()]  # fmt: skip
+    colours = colours[: max(given) + 1]  # the third is never answered under published labels
+    for y, scores in enumerate(answered.values()):
         left, total = 0.0, sum(score["n"] for score in scores)
         for k, (label, colour, hatch) in enumerate(colours):
             share = 100 * sum(score["predicted"][k] for score in scores) / total
@@ -188,8 +195,8 @@ def by_rate(found):
 
 
 def frontier(found):
-    """The plasticity-stability frontier: a line a method, a point a learning rate, by what it
-    learns more than head only at its best rate; dotted: the levels of the table."""
+    """The plasticity-stability frontier: a line a method, a point a learning rate (the larger, the
+    larger), by what it learns more than head only at its best rate; dotted: the table's levels."""
     figure, axes = new(2, width=9.6, height=3.6)
     base = mean(movement.head_alone(found)[1], "learned")
     for name, sweep in {"Head only": movement.heads(found), **movement.sweeps(found)}.items():
@@ -197,8 +204,12 @@ def frontier(found):
             points = [(mean(runs, "learned"), mean(runs, measure)) for runs in sweep.values()]
             points = [(x - base, y) for x, y in points if x is not None]
             if points:
-                ax.plot(*zip(*points, strict=True), markersize=5, linewidth=0.9, label=name,
-                        **MOVERS[name])  # fmt: skip
+                style = MOVERS[name]
+                across, up = zip(*points, strict=True)
+                ax.plot(across, up, linewidth=0.6, alpha=0.6, color=style["color"])
+                growing = [12 + 48 * i / len(points) for i in range(len(points))]
+                ax.scatter(across, up, growing, color=style["color"], marker=style["marker"],
+                           label=name, zorder=3)  # fmt: skip
     for ax in axes:
         for level in movement.prices(found):
             ax.axvline(level, **DOTTED)
