@@ -47,8 +47,11 @@ def names(ax, shown):
     ax.grid(axis="x", linewidth=0.4, alpha=0.6)
 
 
-def curve(ax, cells, measure, style):
-    """Means with 95 % intervals over seeds by learning rate; `ratio`'s are of its logarithm."""
+def curve(ax, cells, measure, style, aside=1.0):
+    """Means with 95 % intervals over seeds by learning rate; `ratio`'s are of its logarithm.
+
+    aside: factor by which points stand beside their rate, so that bars of several can be told.
+    """
     logarithm = measure == "ratio"
     points = {rate: list(values(runs, "nats" if logarithm else measure).values())
               for rate, runs in sorted(cells.items())}  # fmt: skip
@@ -62,7 +65,8 @@ def curve(ax, cells, measure, style):
     if logarithm:
         intervals = [tuple(math.exp(min(x, 700)) for x in one) for one in intervals]
     bars = [[m - low for m, low, _ in intervals], [high - m for m, _, high in intervals]]
-    ax.errorbar(list(points), [m for m, *_ in intervals], yerr=bars, capsize=2, elinewidth=0.6,
+    at = [aside * rate for rate in points]
+    ax.errorbar(at, [m for m, *_ in intervals], yerr=bars, capsize=2, elinewidth=0.6,
                 markersize=4, linewidth=1.1, **style)  # fmt: skip
 
 

@@ -26,7 +26,9 @@ def head_only(found):
         ax.set_xlabel("accuracy over the tasks, at the end", fontsize=8)
         ax.set_title(where, fontsize=9)
     ends = [ax.get_xlim() for ax in axes]
+    most = max(len(ax.get_yticks()) for ax in axes)
     for ax in axes:  # one scale
+        ax.set_ylim(most - 0.5, -0.5)
         ax.set_xlim(min(low for low, _ in ends), max(high for _, high in ends))
     return figure
 
@@ -37,14 +39,15 @@ def collapse(found):
     lines = {"alpha": "-", "alpha/r": "--"}
     styles = {"authors": STYLES["lora"], "usual": MOVERS["LoRA-16, usual init"]}
     sweeps = lora_sweeps(found)
-    for (init, scaling), sweep in sweeps.items():
+    for i, ((init, scaling), sweep) in enumerate(sweeps.items()):
+        aside = 1.09 ** (i - (len(sweeps) - 1) / 2)
         style = {
             **styles[init],
             "linestyle": lines[scaling],
             "label": f"{plan.INITS[init]}, {scaling}",
         }
-        curve(axes[0], sweep, "learned", style)
-        curve(axes[1], sweep, "ratio", style)
+        curve(axes[0], sweep, "learned", style, aside)
+        curve(axes[1], sweep, "ratio", style, aside)
     cells = [runs for sweep in sweeps.values() for runs in sweep.values()]
     around(axes[0], [mean(runs, "learned") for runs in cells])
     axes[0].set_ylabel("accuracy, just learned", fontsize=8)

@@ -69,7 +69,7 @@ def forgetting(found, _):
         holds,
         corrected,
         evidence([*parts, *equal], "tables/movement_pairs", "figures/movement"),
-        f"That CURLoRA forgets less than the author's LoRA: {holds}. Corrected, "
+        f"Less forgetting than the author's LoRA, on {holds}. Corrected, "
         + ends.get(corrected, f"where both learn {level} these runs do not decide it."),
     )
 

@@ -34,7 +34,7 @@ def head_only(found):
                 parts.append(f"{cell.name} {paired_text(pair)}")
             elif cell.method != "head-only" and None not in (mean(runs, "acc"), mean(head, "acc")):
                 more = mean(runs, "acc") - mean(head, "acc")
-                parts.append(f"{cell.name} {more:+.2f} (one seed: a description)")
+                parts.append(f"{cell.name} {more:+.2f} (one seed)")
         said.append("; ".join(parts))
     return (
         "Accuracy at the end, then what each method adds to it, with 95 % intervals over seeds. "
