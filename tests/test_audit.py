@@ -137,6 +137,7 @@ def test_factors_change_one_field_at_a_time():
     published = dataclasses.asdict(Protocol.published())
     right = dataclasses.asdict(Protocol.corrected())
     seen = set()
+    assert plan.factors("head-only", SMOLLM2) == [Protocol.published(), Protocol.corrected()]
     for method, model in itertools.product(("lora", "curlora"), (SMALL_GPT2, SMOLLM2)):
         first, *switches, last = plan.factors(method, model)
         assert (first, last) == (Protocol.published(), Protocol.corrected())

@@ -59,9 +59,8 @@ def factors(found, where):
         columns += [title, "p"]
     notes = (
         "First row of each method: its values under the published protocol; below, "
-        "what each switch alone changes, pair by pair. Scores only: the switch changes what is "
-        "scored, not what is trained; so balanced rows change nothing here, since these count in "
-        f"every row. {_left_out(cells)}p by the paired t test, Holm's over the table. "
+        "what each switch alone changes, pair by pair; head only: the two ends alone. "
+        f"{_left_out(cells)}p by the paired t test, Holm's over the table. "
         f"{BALANCED} {INTERVAL}",
     )
     title = f"Question 7: one factor at a time, {where}"
@@ -69,7 +68,15 @@ def factors(found, where):
 
 
 def _left_out(cells):
-    """The switches that mean nothing to this model."""
+    """What is said of switches that are not trained with."""
     model = next((cell.specs([0])[0].model.name for cell, *_ in cells), None)
-    left = sorted(plan.UNTOUCHED.get(model, ()))
-    return f"Left out, since they mean nothing to this model: {', '.join(left)}. " if left else ""
+    if model not in plan.UNTOUCHED:
+        return (
+            "Scores only: the switch changes what is scored, not what is trained; so balanced rows "
+            "change nothing here, since these count in every row. "
+        )
+    mute, scores = (", ".join(sorted(names)) for names in (plan.UNTOUCHED[model], plan.SCORED))
+    return (
+        f"Left out: {mute}, which mean nothing to this model, and {scores}, which change what is "
+        "scored alone. Corrected perplexity is of the whole text, published of its first tokens. "
+    )

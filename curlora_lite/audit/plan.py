@@ -121,7 +121,7 @@ def plan(profile="audit", real=False):
             for rate in rates
         ]
         + [small(*small2, "head-only", corrected(), rate=rate) for rate in (None, *heads)],
-        # SmolLM2's are 22 runs a seed of two minutes and more: too long for the quick audit
+        # SmolLM2's are 19 runs a seed of two minutes and more: too long for the quick audit
         "factors": [
             small(profile, table, method, protocol)
             for table in (("table2",) if quick else ("table2", "table1"))
@@ -134,13 +134,15 @@ def plan(profile="audit", real=False):
 def factors(method, model):
     """Published, then one switch at a time set as in corrected, then corrected; for one method.
 
-    model: a ModelSpec. Switches that touch neither the method nor the model are left out. Head only
-    has the two ends alone: what the head gains by them is no adapter's.
+    model: a ModelSpec. Switches that touch neither the method nor the model are left out; of the
+    larger model (SmolLM2, minutes a run) those of the scores alone too. Head only has the two ends
+    alone: what the head gains by them is no adapter's.
     """
     if method == "head-only":
         return [published(), corrected()]
     other = {"lora": {"weighting", "replacement"}, "curlora": {"lora_init", "scaling"}}[method]
-    other = other | UNTOUCHED.get(model.name, set())
+    if model.name in UNTOUCHED:
+        other = other | UNTOUCHED[model.name] | SCORED
     right = dataclasses.asdict(Protocol.corrected())
     wrong = dataclasses.asdict(Protocol.published())
     changed = [field for field in wrong if right[field] != wrong[field] and field not in other]
