@@ -1,6 +1,7 @@
 """The audit's tables and claims, from made-up records whose answers are known."""
 
 import hashlib
+import json
 import math
 import random
 import re
@@ -489,6 +490,18 @@ def test_pages_are_saved_and_say_what_is_missing(found, tmp_path):
         links = re.findall(r"\]\(([^)]*)\)", page)
         assert len(links) >= 10 and all((folder / link).exists() for link in links)
     assert "](" not in (tmp_path / "claims.csv").read_text()
+
+
+@pytest.mark.parametrize("profile", ["audit", plan.REAL])
+def test_the_command_named_computes_every_run_that_is_shown(profile, tmp_path):
+    """Runs on the paper's data are asked for by REAL=1."""
+    cells = {
+        (cell := small(profile, "table1", method, published())): [made_up(cell, 0, matrix(0.6))]
+        for method in ("head-only", "curlora")
+    }
+    pages.page("sentiment", cells, tmp_path, "make audit")
+    entry = json.loads((tmp_path / "provenance.json").read_text())["tables/sentiment"]
+    assert entry["again"] == ("make audit REAL=1" if profile == plan.REAL else "make audit")
 
 
 def test_part_of_the_plan_gives_what_there_is(found, tmp_path, monkeypatch):

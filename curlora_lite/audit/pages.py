@@ -63,4 +63,5 @@ def relinked(table, pattern):
 
 def _source(questions, again):
     runs = [run for cells in questions for found in cells.values() for run in found]
-    return provenance.of_runs(runs, again)
+    real = any(run.spec["profile"] == plan.REAL for run in runs)
+    return provenance.of_runs(runs, f"{again} REAL=1" if real else again)
