@@ -307,6 +307,7 @@ def test_claims_follow_from_the_records(found):
     assert "SmolLM2: CURLoRA 0.95 (0.60), head only 0.95 (0.60)" in learned[2]
     collapse = next(row for name, row in rows.items() if name.startswith("LoRA's perplexity"))
     assert "×3.00 against ×1.20 with the usual one, +0.92 (" in collapse[2]
+    assert "proper schedule: small GPT-2 ×3.00 (×3 to ×3 over seeds), SmolLM2" in collapse[2]
     assert collapse[0] == "more than doubled: small GPT-2 yes (×3.00); SmolLM2 yes (×3.00)"
     assert collapse[1] == "small GPT-2 no (×1.20); SmolLM2 no (×1.20)"
     selected = next(row for name, row in rows.items() if name.startswith("inverted"))

@@ -20,7 +20,6 @@ from .verdicts import (
     MORE,
     UNKNOWN,
     Verdict,
-    corrected_ratios,
     evidence,
     judged,
     of_all,
@@ -28,6 +27,7 @@ from .verdicts import (
     one_seed,
     places,
     ratios_of,
+    ratios_under,
     said,
     within,
     yes,
@@ -101,7 +101,7 @@ def perplexity(found, _):
             parts.append(f"{where} {ratio_text(ratios)}{one}")
     if not kept:
         return Verdict()
-    corrected = corrected_ratios(found, "curlora")
+    corrected = ratios_under(found, "curlora", Protocol.corrected())
     if corrected:
         parts.append(f"corrected {_of_models(corrected)}")
     at = "in every model here" if all(kept) else "in some models only" if any(kept) else "nowhere"
@@ -205,12 +205,18 @@ def lora_collapses(found, _):
             parts.append(f"{where} {both} with the usual one, {paired_text(pair, 2)} nats")
     if not worse:
         return Verdict()
-    corrected = corrected_ratios(found, "lora")
+    corrected = ratios_under(found, "lora", Protocol.corrected())
+    steps = ratios_under(found, "lora", Protocol.parse("published,schedule=steps"))
+    scheduled = [
+        f"{m} {ratio_text(r)} (×{min(r):.3g} to ×{max(r):.3g} over seeds)" for m, r in steps.items()
+    ]
+    if scheduled:
+        parts.append(f"published but for a proper schedule: {', '.join(scheduled)}")
     return Verdict(
         "more than doubled: " + "; ".join(raised),
         "; ".join(f"{m} {_collapsed(r)} ({ratio_text(r)})" for m, r in corrected.items())
         or UNKNOWN,
-        evidence(parts, "tables/collapse", "figures/collapse"),
+        evidence(parts, "tables/collapse", "tables/factors_smollm2"),
         {
             "yes": "The author's initialisation of LoRA does more damage to perplexity than the "
             "usual one.",

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from ..protocol import Protocol
 from .factors import MODELS
 from .measures import mean, place, values
 from .plan import RANK
@@ -44,10 +43,10 @@ def places(found):
     return list(dict.fromkeys(place(cell) for cell in found.get("head-only", {})))
 
 
-def corrected_ratios(found, method):
-    """model -> perplexity ratios of a method under the corrected protocol, at the profile's own
-    rate; of the models that have been asked (question 7)."""
-    asked = {where: one_cell(found, "factors", method, Protocol.corrected(), where)
+def ratios_under(found, method, protocol):
+    """model -> perplexity ratios of a method under a protocol, at the profile's own rate; of the
+    models that question 7 asks."""
+    asked = {where: one_cell(found, "factors", method, protocol, where)
              for where in MODELS.values()}  # fmt: skip
     return {where: ratios for where, runs in asked.items() if (ratios := ratios_of(runs))}
 
