@@ -78,5 +78,5 @@ def _left_out(cells):
     mute, scores = (", ".join(sorted(names)) for names in (plan.UNTOUCHED[model], plan.SCORED))
     return (
         f"Left out: {mute}, which mean nothing to this model, and {scores}, which change what is "
-        "scored alone. Corrected perplexity is of the whole text, published of its first tokens. "
+        "scored, no more. Corrected perplexity is of the whole text, published of its first tokens. "
     )
