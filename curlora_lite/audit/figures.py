@@ -248,6 +248,8 @@ def factors(found, where):
         ax.axvline(0, **DOTTED)
         ax.set_xlabel(title, fontsize=8)
         ax.tick_params(labelsize=8)
+    for ax in axes[:2]:
+        ax.locator_params(axis="x", nbins=5)
     axes[2].set_xscale("symlog", linthresh=0.1)
     axes[1].set_title(where, fontsize=9)
     handles = [
