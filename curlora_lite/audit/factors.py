@@ -77,6 +77,6 @@ def _left_out(cells):
         )
     mute, scores = (", ".join(sorted(names)) for names in (plan.UNTOUCHED[model], plan.SCORED))
     return (
-        f"Left out: {mute}, which mean nothing to this model, and {scores}, which change what is "
-        "scored, no more. Corrected perplexity is of the whole text, published of its first tokens. "
+        f"Left out: {mute}, which mean nothing to this model, and {scores}, which change only what "
+        "is scored. Corrected perplexity is of the whole text, published of its first tokens. "
     )
