@@ -409,6 +409,13 @@ def test_answers_and_sizes(found):
     assert rows["small GPT-2"][3:6] == ("64 / 160 / 96", "120 / 160 / 160", "6 / 15 / 9")
 
 
+def test_the_answer_on_collapse_names_what_the_initialisation_costs(found):
+    """Perplexity ×3 and ×1.2: log 2.5 nats between, in every seed."""
+    said = words.collapse(found["collapse"])
+    assert said.startswith("The author's initialisation less the usual one, as published: ")
+    assert "SmolLM2 +0.92 (" in said and "small GPT-2 +0.92 (" in said
+
+
 def test_perplexity_is_kept_in_part_where_one_model_loses_it(found):
     """Corrected, SmolLM2's CURLoRA at twice the perplexity: `in part`; of both: `no`."""
     cells, judged = dict(found["factors"]), []

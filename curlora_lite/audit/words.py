@@ -54,7 +54,8 @@ def collapse(found):
         said.append(f"{plan.INITS[init]}, {scaling}: {at}")
     gone = sum(run.status != "finished" for runs in found.values() for run in runs)
     return (
-        "Perplexity has more than doubled (or the loss diverged) at learning rates as follows. "
+        _initialisation(found)
+        + "On the small GPT-2 perplexity has more than doubled (or the loss diverged) as follows. "
         + "; ".join(said)
         + f". {gone} of {sum(map(len, found.values()))} runs diverged outright. "
         + (
@@ -63,6 +64,19 @@ def collapse(found):
             else "Every choice breaks at some rate tried."
         )
     )
+
+
+def _initialisation(found):
+    """What the author's initialisation costs over the usual one, all else as published."""
+    by = {(place(c), c.protocol.lora_init): runs for c, runs in found.items() if c.rate is None}
+    said = []
+    for where in dict.fromkeys(where for where, _ in by):
+        pair = difference(by.get((where, "authors"), []), by.get((where, "usual"), []), "nats")
+        if pair:
+            said.append(f"{where} {paired_text(pair, 2)} nats")
+    if not said:
+        return ""
+    return f"The author's initialisation less the usual one, as published: {', '.join(said)}. "
 
 
 def _lost(runs):
@@ -100,9 +114,8 @@ def schedule(found):
             )
     return (
         "As published no task of Table 1 leaves its warm-up, nor do the first two of Table 2 (its "
-        "third has no schedule). With a proper warm-up and decay at the same nominal rate: "
-        + "; ".join(said)
-        + "."
+        "third has no schedule). With a proper warm-up and decay at the same nominal rate, on the "
+        "small GPT-2 (SmolLM2: question 7): " + "; ".join(said) + "."
     )
 
 
