@@ -61,6 +61,7 @@ EXEMPT = {
     "grids": _MOVES,
     "memory": _MOVES,
     "numerics": _MOVES,
+    "options": _MOVES,
     "provenance": _MOVES,
     "records": _MOVES,
     "run_queue": _MOVES,

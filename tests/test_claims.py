@@ -20,6 +20,7 @@ from curlora_lite.audit import (
     plan,
     selection,
     selection_judges,
+    summary,
     tables,
     text,
     verdicts,
@@ -400,10 +401,10 @@ def test_a_stand_in_below_the_majority_class_is_named(found):
 
 
 def test_answers_and_sizes(found):
-    answers = tables.answers(found, words.ALL)
+    answers = summary.answers(found)
     assert [row[0] for row in answers.rows] == list("1234567")
     assert all(len(row[1]) > 40 for row in answers.rows)
-    rows = {row[0]: row for row in tables.sizes(found).rows}
+    rows = {row[0]: row for row in summary.sizes(found).rows}
     # 64, 160 and 96 rows in batches of 32, three epochs; two layers
     assert rows["small GPT-2"][1:3] == ("1,725,696", "2")
     assert rows["small GPT-2"][3:6] == ("64 / 160 / 96", "120 / 160 / 160", "6 / 15 / 9")

@@ -3,7 +3,7 @@
 from .. import profiles
 from ..tables import Table
 from . import plan
-from .measures import difference, place, values
+from .measures import at, difference, values
 from .text import (
     BALANCED,
     INTERVAL,
@@ -18,11 +18,6 @@ from .text import (
 
 FACTORS = {"acc": "ACC", "forgetting": "Forgetting", "nats": "Perplexity, nats"}
 MODELS = {"factors": "small GPT-2", "factors_smollm2": "SmolLM2"}  # tables and figures, one a model
-
-
-def at(found, where):
-    """The cells of one model, by its name in tables (see `measures.place`)."""
-    return {cell: runs for cell, runs in found.items() if place(cell) == where}
 
 
 def effects(found):

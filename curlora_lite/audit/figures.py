@@ -8,8 +8,8 @@ from .. import metrics, paper, profiles
 from ..figures import STYLES, new, plain
 from . import movement, plan, selection
 from .drawing import DOTTED, MOVERS, OTHER, RULES, around, curve, from_zero, interval, names
-from .factors import FACTORS, MODELS, at, effects
-from .measures import applied_rates, difference, lora_sweeps, mean, place, values
+from .factors import FACTORS, MODELS, effects
+from .measures import applied_rates, at, difference, done, lora_sweeps, mean, place, values
 from .text import majority, scored, selection_label, switch_label, weighting_label
 
 
@@ -18,7 +18,7 @@ def head_only(found):
     places = list(dict.fromkeys(place(cell) for cell in found))
     figure, axes = new(len(places), width=3.1 * len(places) + 1, height=2.6)
     for ax, where in zip(axes, places, strict=True):
-        cells = {cell: runs for cell, runs in found.items() if place(cell) == where}
+        cells = at(found, where)
         for y, (cell, runs) in enumerate(cells.items()):
             interval(ax, y, values(runs, "acc").values(), MOVERS.get(cell.name, OTHER))
         ax.axvline(majority(next(iter(cells.values()))), **DOTTED)
@@ -63,8 +63,7 @@ def collapse(found):
 
 def sentiment(found):
     """What is answered on balanced rows, in percent; the accuracy there beside each bar."""
-    cells = {cell: [r for r in runs if r.status == "finished"] for cell, runs in found.items()}
-    cells = {cell: runs for cell, runs in cells.items() if runs}
+    cells = {cell: done(runs) for cell, runs in found.items() if done(runs)}
     figure, (ax,) = new(1, width=7.4, height=0.34 * len(cells) + 1.3)
     colours = (
         ("negative", "#0072B2", ""),

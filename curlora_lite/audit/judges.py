@@ -11,7 +11,7 @@ from ..findings import SAME
 from ..protocol import Protocol
 from . import movement
 from .bootstrap import accuracy_interval
-from .measures import difference, mean, place, values
+from .measures import COLLAPSED, at, difference, done, mean, place, values
 from .plan import RANK
 from .tables import has_results
 from .text import interval_text, paired_text, ratio_text
@@ -34,7 +34,6 @@ from .verdicts import (
 )
 
 LEARNED = 0.9  # what CURLoRA has for Sentiment140 in the paper's tables, at least
-COLLAPSED = 2.0  # times the perplexity before
 MARGIN = 0.02  # of accuracy: an interval within it on both sides counts as no difference
 _SAME = f"no, within {MARGIN:g} of it"
 
@@ -231,7 +230,7 @@ def sentiment(found, _):
     parts, first, balanced = [], {}, {}
     cells = found.get("sentiment", {})
     for where in dict.fromkeys(place(cell) for cell in cells):
-        both = {c.method: _first_and_balanced(r) for c, r in cells.items() if place(c) == where}
+        both = {c.method: _first_and_balanced(runs) for c, runs in at(cells, where).items()}
         if not both.get("curlora"):
             continue
         kind = "paper's data, one seed" if "paper" in where else "stand-in tweets"
@@ -254,7 +253,7 @@ def sentiment(found, _):
 
 def _first_and_balanced(runs):
     """Mean Sentiment140 accuracy on the first rows and on balanced ones; None without either."""
-    last = [r.stages[-1]["scores"] for r in runs if r.status == "finished"]
+    last = [r.stages[-1]["scores"] for r in done(runs)]
     last = [scores for scores in last if metrics.BALANCED in scores]
     names = ("sentiment140", metrics.BALANCED)
     return [statistics.fmean(s[n]["accuracy"] for s in last) for n in names] if last else None

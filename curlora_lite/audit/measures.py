@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from .. import metrics, training
 from ..tables import MODEL_LABELS
 
+COLLAPSED = 2.0  # times the perplexity before
+
 
 @dataclass(frozen=True)
 class Measures:
@@ -80,6 +82,16 @@ def place(cell):
     spec = cell.specs([0])[0]
     label = MODEL_LABELS[spec.model.name].removesuffix("-135M-Instruct")
     return label + (", paper's data" if spec.source == "paper" else "")
+
+
+def at(found, where):
+    """The cells of one model and data, by its name in tables (see `place`)."""
+    return {cell: runs for cell, runs in found.items() if place(cell) == where}
+
+
+def done(records):
+    """Those that finished."""
+    return [record for record in records if record.status == "finished"]
 
 
 def lora_sweeps(found):

@@ -8,7 +8,7 @@ from IPython.display import Markdown
 from .. import provenance
 from ..figures import save
 from ..source_tables import counted
-from . import figures, plan, tables, words
+from . import figures, plan, summary, tables, words
 from .claims import claims_table
 
 
@@ -45,9 +45,9 @@ def last_page(found, folder, again):
     claims.save(folder / "claims", source, (".md",))
     relinked(claims, r"\1").save(folder / "claims", source, (".csv", ".tex"))
     beside = {
-        "answers": tables.answers(found, words.ALL),
-        "sizes": tables.sizes(found),
-        "compute": tables.compute(found),
+        "answers": summary.answers(found),
+        "sizes": summary.sizes(found),
+        "compute": summary.compute(found),
     }
     for name, table in beside.items():
         table.save(folder / "tables" / name, source)

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..tables import Table
 from . import plan
-from .measures import difference, mean, pair, values
+from .measures import difference, done, mean, pair, values
 from .text import (
     BALANCED,
     INTERVAL,
@@ -119,10 +119,10 @@ def selection(found):
     pairs = [None, *(difference(runs, first, "acc") for runs in rest)]
     rows = []
     for (cell, runs), against, p in zip(cells.items(), pairs, p_texts(pairs), strict=True):
-        done = [run for run in runs if run.status == "finished"]
+        whole_runs = done(runs)
         shown = (
-            [f"{statistics.fmean(geometry_of(r, g) for r in done):.3g}" for g in GEOMETRY]
-            if done
+            [f"{statistics.fmean(geometry_of(r, g) for r in whole_runs):.3g}" for g in GEOMETRY]
+            if whole_runs
             else ["–"] * len(GEOMETRY)
         )
         rows.append(

@@ -4,7 +4,7 @@ import statistics
 
 from ..protocol import Protocol
 from . import selection
-from .measures import difference, mean, pair, values
+from .measures import difference, done, mean, pair, values
 from .tables import has_results
 from .text import adjusted, paired_text
 from .verdicts import LESS, UNKNOWN, Verdict, evidence, said, yes
@@ -82,13 +82,13 @@ def bounded(found, _):
     """Whether Eq. 14 holds wherever it was measured; beside it how far the norm grows, of which
     the paper says nothing."""
     cells = found.get("selection", {})
-    coded = _done(next((r for c, r in cells.items() if c.protocol == Protocol.published()), []))
-    text = _done(
+    coded = done(next((r for c, r in cells.items() if c.protocol == Protocol.published()), []))
+    text = done(
         next((r for c, r in selection.published(cells).items()
               if c.protocol.weighting == selection.EQ4), [])
     )  # fmt: skip
     sweep = selection.moved(cells).get(selection.EQ4, {})
-    swept = {rate: done for rate, runs in sweep.items() if (done := _done(runs))}
+    swept = {rate: whole for rate, runs in sweep.items() if (whole := done(runs))}
     if not coded and not text:
         return Verdict()
     parts, held = [], []
@@ -116,10 +116,6 @@ def bounded(found, _):
 
 def _bound(within, measured):
     return "yes, by construction" if within == measured else f"in {within} of {measured}"
-
-
-def _done(runs):
-    return [run for run in runs if run.status == "finished"]
 
 
 def _growth(runs):

@@ -3,12 +3,12 @@
 import functools
 import statistics
 
-from .. import memory, metrics, paper, profiles
+from .. import metrics, paper, profiles
 from ..tables import Table
 from . import movement, plan, selection
 from .bootstrap import accuracy_interval
 from .factors import MODELS, factors
-from .measures import applied_rates, difference, lora_sweeps, measures, place, values
+from .measures import applied_rates, difference, done, lora_sweeps, measures, place, values
 from .text import (
     BALANCED,
     INTERVAL,
@@ -96,7 +96,7 @@ def stability(found):
 
 
 def _matrices(runs):
-    return [metrics.score_matrix(run, balanced=True) for run in runs if run.status == "finished"]
+    return [metrics.score_matrix(run, balanced=True) for run in done(runs)]
 
 
 def _learned(runs):
@@ -134,8 +134,7 @@ def sentiment(found):
     """Question 3: Sentiment140 as published (all negative) and on balanced rows."""
     rows = [("Always “negative”", "", "1.000", "0.500", "100 / 0 / 0")]
     for cell, runs in found.items():
-        done = [run for run in runs if run.status == "finished"]
-        last = [run.stages[-1]["scores"] for run in done]
+        last = [run.stages[-1]["scores"] for run in done(runs)]
         if not last or metrics.BALANCED not in last[0]:
             continue
         answers = [s[metrics.BALANCED]["predicted"] for s in last]
@@ -209,87 +208,6 @@ def schedule_effect(found):
     return Table("Question 4: what a proper schedule changes", columns, tuple(rows), notes)
 
 
-def answers(found, said):
-    """What the runs say to each question. said: question -> its conclusion in words (`words`)."""
-    numbers = {question: str(i) for i, question in enumerate(ALL, 1)}
-    rows = tuple(
-        (numbers[q], said[q](cells)) for q, cells in found.items() if has_results(q, cells)
-    )
-    return Table("The seven questions, answered", ("", "What follows"), rows, left=(0, 1))
-
-
-def sizes(found):
-    """How large models and runs are, by model and data."""
-    specs = {}
-    for cells in found.values():
-        for cell, runs in cells.items():
-            if runs and cell.rate is None:
-                specs.setdefault(place(cell), cell.specs([0])[0])
-    rows = []
-    for where, spec in specs.items():
-        parameters, layers, *_ = memory.SHAPES[spec.model.name]
-        by_task = [
-            [str(getattr(t, name)) for t in spec.tasks] for name in ("train_rows", "eval_rows")
-        ]
-        rows.append(
-            (
-                where,
-                f"{parameters:,}",
-                str(layers),
-                *(" / ".join(rows_) for rows_ in by_task),
-                " / ".join(str(spec.steps(task)) for task in spec.tasks),
-                str(spec.batch),
-                f"{spec.learning_rate:g}",
-                f"{spec.text_tokens:,}",
-            )
-        )
-    columns = (
-        "", "Parameters", "Layers", "Rows trained on", "Rows scored", "Optimiser steps", "Batch",
-        "Learning rate", "Tokens of perplexity",
-    )  # fmt: skip
-    notes = (
-        "By task: MRPC, SST-2 and Sentiment140, or what stands in for them; rows of each epoch, "
-        "steps of all. As published; tokens: where the protocol does not read the whole text.",
-    )
-    return Table("Models and sizes", columns, tuple(rows), notes)
-
-
-def compute(found):
-    """What the audit's runs took: by model and data, runs, seeds, hours and device."""
-    by = {}
-    for cells in found.values():
-        for cell, runs in cells.items():
-            by.setdefault(place(cell), {}).update({(cell, r.spec["seed"]): r for r in runs})
-    rows = []
-    for where, runs in by.items():
-        records = list(runs.values())
-        seeds = sorted({r.spec["seed"] for r in records})
-        rows.append(
-            (
-                where,
-                str(len(records)),
-                ", ".join(map(str, seeds)),
-                str(sum(r.status == "diverged" for r in records)),
-                f"{sum(r.seconds for r in records) / 3600:.1f}",
-                ", ".join(sorted({r.provenance["device"] for r in records})),
-                _ten(records, "commit"),
-                _ten(records, "code"),
-            )
-        )
-    columns = ("", "Runs", "Seeds", "Diverged", "Hours, all runs", "Device", "Commit", "Code")
-    notes = (
-        "Hours: of one process each, others beside it; they can be longer than alone. Code: the "
-        "version of what computes numbers; a dash: the record is older than such versions.",
-    )
-    return Table("What the audit took", columns, tuple(rows), notes, left=(0, 2, 5, 6, 7))
-
-
-def _ten(runs, name):
-    """What the runs' provenance has under a name, ten digits each."""
-    found = {str(run.provenance.get(name) or "–")[:10] for run in runs}
-    return ", ".join(sorted(found))
-
-
 ALL = {
     "head-only": {"head_only": head_only, "stability": stability},
     "collapse": {"collapse": collapse},
@@ -312,13 +230,13 @@ ALL = {
 
 def has_results(question, found):
     """Whether runs of these Conditions finished; those among them that others are held against."""
-    done = [cell for cell, runs in found.items() if any(map(measures, runs))]
+    there = [cell for cell, runs in found.items() if any(map(measures, runs))]
     if question in ("head-only", "movement"):
-        places = {place(cell) for cell in done if cell.method == "head-only"}
-        return bool(done) and places == {place(cell) for cell in found}
+        places = {place(cell) for cell in there if cell.method == "head-only"}
+        return bool(there) and places == {place(cell) for cell in found}
     if question == "selection":
         first = next((cell for cell in found if cell.rate is None), None)
-        return first in done and first.protocol == plan.published(
+        return first in there and first.protocol == plan.published(
             weighting=selection.EQ4, replacement=False
         )
-    return bool(done)
+    return bool(there)

@@ -5,8 +5,8 @@ import statistics
 from .. import metrics, profiles
 from ..protocol import Protocol
 from . import movement, plan, selection
-from .factors import FACTORS, MODELS, at, effects
-from .measures import difference, lora_sweeps, mean, place, values
+from .factors import FACTORS, MODELS, effects
+from .measures import COLLAPSED, at, difference, done, lora_sweeps, mean, place, values
 from .text import (
     adjusted,
     majority,
@@ -24,7 +24,7 @@ def head_only(found):
     """How much of each method's accuracy the head alone reaches."""
     said = []
     for where in dict.fromkeys(place(cell) for cell in found):
-        cells = {cell: runs for cell, runs in found.items() if place(cell) == where}
+        cells = at(found, where)
         head = next(runs for cell, runs in cells.items() if cell.method == "head-only")
         parts = [f"{where}: head only ends at {over_seeds(values(head, 'acc').values(), 2)}"]
         parts[0] += f" (majority {majority(head):.2f})"
@@ -50,8 +50,8 @@ def collapse(found):
     for (init, scaling), sweep in lora_sweeps(found).items():
         lost = [rate for rate, runs in sweep.items() if _lost(runs)]
         held += not lost
-        at = f"from {lost[0]:g} on" if lost else "at no rate tried"
-        said.append(f"{plan.INITS[init]}, {scaling}: {at}")
+        breaks = f"from {lost[0]:g} on" if lost else "at no rate tried"
+        said.append(f"{plan.INITS[init]}, {scaling}: {breaks}")
     gone = sum(run.status != "finished" for runs in found.values() for run in runs)
     return (
         _initialisation(found)
@@ -82,14 +82,14 @@ def _initialisation(found):
 def _lost(runs):
     """Whether a run diverged, or perplexity has more than doubled (geometric mean over seeds)."""
     ratios = list(values(runs, "ratio").values())
-    return len(ratios) < len(runs) or statistics.geometric_mean(ratios) > 2
+    return len(ratios) < len(runs) or statistics.geometric_mean(ratios) > COLLAPSED
 
 
 def sentiment(found):
     """What the published Sentiment140 score says."""
     pairs = []
     for runs in found.values():
-        last = [r.stages[-1]["scores"] for r in runs if r.status == "finished"]
+        last = [r.stages[-1]["scores"] for r in done(runs)]
         pairs += [(s["sentiment140"]["accuracy"], s[metrics.BALANCED]["accuracy"]) for s in last]
     low, high = min(p[0] for p in pairs), max(p[0] for p in pairs)
     half_low, half_high = min(p[1] for p in pairs), max(p[1] for p in pairs)
@@ -211,7 +211,8 @@ def _pairs_said(found):
 
 def factors(found):
     """Which switches matter, by the intervals that leave zero out, model by model."""
-    said = [_switches(where, at(found, where)) for where in MODELS.values() if at(found, where)]
+    cells = {where: at(found, where) for where in MODELS.values()}
+    said = [_switches(where, own) for where, own in cells.items() if own]
     return (
         "Perplexity as published and corrected, what all switches together change in ACC, then the "
         "single ones whose interval leaves zero out. " + ". ".join(said) + "."
