@@ -1,4 +1,4 @@
-"""What follows from numbers alone: means with spread, and measures of a run's score matrix.
+"""What follows from numbers alone: measures of a run's score matrix, intervals, paired tests.
 
 R[i][j] is the accuracy on task j after training stage i; both count from 0 here, and R[i] holds
 the tasks up to i. Pure functions.
@@ -6,42 +6,10 @@ the tasks up to i. Pure functions.
 
 import math
 import statistics
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
-
-
-def mean_and_spread(values):
-    """(mean, sample standard deviation, count); the deviation is None for a single value.
-
-    ValueError for no values: there is no mean of nothing.
-    """
-    values = list(values)
-    if not values:
-        raise ValueError("values: got none, expected at least one")
-    spread = statistics.stdev(values) if len(values) > 1 else None
-    return statistics.fmean(values), spread, len(values)
-
-
-BALANCED = "sentiment140, balanced"  # a score beside one on rows that are all negative
-
-
-def score_matrix(record, balanced=False):
-    """R of a RunRecord as nested lists, lower triangular: R[i][j] for j <= i.
-
-    balanced: where a task was also scored on balanced rows, count these.
-    """
-    tasks = [stage["task"] for stage in record.stages]
-
-    def accuracy(scores, task):
-        beside = scores.get(BALANCED) if balanced and task == "sentiment140" else None
-        return (beside or scores[task])["accuracy"]
-
-    return [
-        [accuracy(stage["scores"], task) for task in tasks[: i + 1]]
-        for i, stage in enumerate(record.stages)
-    ]
 
 
 def plasticity(R):
@@ -74,68 +42,55 @@ def _earlier(R):
     return len(R) - 1
 
 
-def wilson_interval(accuracy, n, z=1.96):
-    """Wilson's interval (low, high) for a proportion of n independent answers; 95 % by default."""
-    if n < 1 or not 0 <= accuracy <= 1:
-        raise ValueError(f"got accuracy {accuracy!r} of n {n!r}, expected 0 to 1 of 1 or more")
-    centre = accuracy + z * z / (2 * n)
-    half = z * math.sqrt(accuracy * (1 - accuracy) / n + z * z / (4 * n * n))
-    return (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
-
-
-def intransigence(R, best):
-    """mean_j (best[j] - R[j][j]): what a run falls short of the best single-task scores (T,).
-
-    Below zero where it learned a task better than the reference did.
-    Source: Chaudhry et al. 2018, with the best score of the task learned alone as the reference.
-    """
-    if len(best) != len(R):
-        raise ValueError(f"best: got {len(best)} scores, expected {len(R)}, one a task")
-    return statistics.fmean(b - R[j][j] for j, b in enumerate(best))
-
-
-def nats_lost(before, after):
-    """log(after / before): how many nats per token perplexity has grown by."""
-    return math.log(after / before)
-
-
-def t_interval(values, level=0.95):
-    """(mean, low, high) by Student's t over seeds; ValueError for fewer than two values.
-
-    The values are taken as independent draws of one normal distribution.
-    """
-    mean, spread, n = mean_and_spread(values)
-    if n < 2:
-        raise ValueError(f"values: got {n}, expected at least 2 for an interval over seeds")
-    half = stats.t.ppf((1 + level) / 2, n - 1) * spread / math.sqrt(n)
-    return mean, mean - half, mean + half
-
-
-@dataclass(frozen=True)
-class Paired:
-    """A difference over pairs: mean, 95 % interval, two-sided p by the paired t test, pairs."""
+class Interval(NamedTuple):
+    """A mean with its confidence interval and the number of values; p where it is a comparison."""
 
     mean: float
     low: float
     high: float
-    p: float
     n: int
+    p: float = math.nan
+
+
+def wilson_interval(accuracy, n, level=0.95):
+    """Wilson's Interval for a share of n independent answers, for the choice of rows alone."""
+    if n < 1 or not 0 <= accuracy <= 1:
+        raise ValueError(f"got accuracy {accuracy!r} of n {n!r}, expected 0 to 1 of 1 or more")
+    found = stats.binomtest(round(accuracy * n), n).proportion_ci(level, method="wilson")
+    return Interval(accuracy, found.low, found.high, n)
+
+
+def t_interval(values, level=0.95):
+    """The mean of values, one a seed, and its Interval by Student's t.
+
+    ValueError for fewer than two. The values are taken as independent draws of one normal
+    distribution; where all are equal the interval is that point.
+    """
+    values = [float(v) for v in values]
+    if len(values) < 2:
+        raise ValueError(
+            f"values: got {len(values)}, expected at least 2 for an interval over seeds"
+        )
+    mean, spread = statistics.fmean(values), statistics.stdev(values)
+    half = stats.t.ppf((1 + level) / 2, len(values) - 1) * spread / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half, len(values))
 
 
 def paired(first, second, level=0.95):
-    """`first` less `second`, pair by pair (same seed, same rows), as a `Paired`.
+    """`first` less `second`, pair by pair (same seed, same rows), as an Interval with its p value.
 
-    Where all differences are equal there is no spread to judge by: p is 1 if they are zero and
-    NaN if not. ValueError for lists of different lengths or fewer than two pairs.
+    Two-sided, by the paired t test. Where all differences are equal there is no spread to judge by:
+    p is 1 if they are zero and NaN if not. ValueError for lists of different lengths or fewer than
+    two pairs.
     """
+    first, second = list(first), list(second)
     if len(first) != len(second):
         raise ValueError(f"got {len(first)} values and {len(second)}, expected pairs")
-    differences = [a - b for a, b in zip(first, second, strict=True)]
-    mean, low, high = t_interval(differences, level)
-    if high - low <= 1e-9 * max(1.0, abs(mean)):  # rounding alone
-        p = 1.0 if abs(mean) <= 1e-9 else math.nan
-        return Paired(mean, mean, mean, p, len(differences))
-    return Paired(mean, low, high, float(stats.ttest_rel(first, second).pvalue), len(differences))
+    found = t_interval([a - b for a, b in zip(first, second, strict=True)], level)
+    if found.high - found.low <= 1e-9 * max(1.0, abs(found.mean)):  # rounding alone
+        p = 1.0 if abs(found.mean) <= 1e-9 else math.nan
+        return Interval(found.mean, found.mean, found.mean, found.n, p)
+    return found._replace(p=float(stats.ttest_rel(first, second).pvalue))
 
 
 def holm(p_values):
@@ -154,7 +109,7 @@ def holm(p_values):
 
 
 def two_level_interval(differences, draws=10_000, seed=0, level=0.95):
-    """(low, high) of a mean over seeds and evaluation rows, both drawn anew with replacement.
+    """Interval of a mean over seeds and evaluation rows, both drawn anew with replacement.
 
     differences: one array (seeds, rows) a task, of what the first method got right less the
     second, by row; the rows are the same for all seeds, the seeds for all tasks. The mean is over
@@ -171,4 +126,5 @@ def two_level_interval(differences, draws=10_000, seed=0, level=0.95):
         rows = rng.multinomial(n, [1 / n] * n, draws) / n  # (draws, rows)
         total += ((drawn @ np.asarray(task, float)) * rows).sum(1) / len(differences)
     low, high = np.quantile(total, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    mean = float(np.mean([np.mean(task) for task in differences]))
+    return Interval(mean, float(low), float(high), seeds)

@@ -3,8 +3,6 @@
 import contextlib
 import math
 
-import datasets
-import evaluate
 import torch
 from torch.nn import functional as F
 
@@ -16,31 +14,23 @@ LONG_WINDOW = 2048  # tokens
 LOGIT_CHUNK = 256  # tokens whose vocabulary logits are held at once
 
 
-class Accuracy(evaluate.Metric):
-    """Accuracy with what it takes to judge it: sample size, majority class, predicted classes.
+def accuracy(predictions, references, classes):
+    """Accuracy with what it takes to judge it, as a dict.
 
-    `compute(predictions=..., references=..., classes=k)` -> `accuracy`, `n`, `majority` (the share
+    predictions, references: class numbers, one a row. `accuracy`, `n` (rows), `majority` (the share
     of the most frequent reference class) and `predicted` (how often each class was answered).
+    ValueError for no rows.
     """
-
-    def _info(self):
-        columns = {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-        return evaluate.MetricInfo(
-            description="Accuracy beside the majority class and the predicted classes.",
-            citation="",
-            inputs_description="",
-            features=datasets.Features(columns),
-        )
-
-    def _compute(self, predictions, references, classes):
-        n = len(references)
-        counts = [references.count(c) for c in range(classes)]
-        return {
-            "accuracy": sum(p == r for p, r in zip(predictions, references, strict=True)) / n,
-            "n": n,
-            "majority": max(counts) / n,
-            "predicted": [predictions.count(c) for c in range(classes)],
-        }
+    n = len(references)
+    if not n:
+        raise ValueError("references: got none, expected at least one row")
+    counts = [references.count(c) for c in range(classes)]
+    return {
+        "accuracy": sum(p == r for p, r in zip(predictions, references, strict=True)) / n,
+        "n": n,
+        "majority": max(counts) / n,
+        "predicted": [predictions.count(c) for c in range(classes)],
+    }
 
 
 def predict(backbone, head, rows, pad_id, last_position=False):
@@ -65,16 +55,9 @@ def predict(backbone, head, rows, pad_id, last_position=False):
 
 
 def score_task(backbone, head, encoded, pad_id, last_position=False):
-    """`Accuracy` of `head` on a task's encoded rows, as a dict (see `predict`).
-
-    `answers`: the predicted class of each row, one digit a row, so that two runs can be compared
-    row by row later.
-    """
+    """`accuracy` of `head` on a task's encoded rows, as a dict (see `predict`)."""
     predictions = predict(backbone, head, encoded.ids, pad_id, last_position)
-    score = Accuracy(keep_in_memory=True).compute(
-        predictions=predictions, references=encoded.labels.tolist(), classes=head.out_features
-    )
-    return {**score, "answers": "".join(map(str, predictions))}
+    return accuracy(predictions, encoded.labels.tolist(), head.out_features)
 
 
 def perplexity(model, ids, window, stride=None):

@@ -8,12 +8,48 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from .checks import finite, known, whole
+
 PACKED_TOKENS = 256  # laid end to end at most, in training on a CPU
 EPSILON, BETAS = 1e-6, (0.9, 0.999)  # the author's: defaults of transformers' AdamW
 
 
 class DivergedError(ArithmeticError):
     """A training loss was not finite."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one task is trained.
+
+    learning_rate: nominal, reached where `schedule` says (see `rate`). batch: rows of a step.
+    seed: of the order of rows, where they are shuffled. optimiser: whose AdamW (see `epsilon`).
+    dropout: whether the model's own is on. checkpointing: activations are computed again in the
+    backward pass, for less memory. last_position: class logits are read at position -1 of rows
+    padded on the right (see `features`). packed: rows are laid end to end instead of padded.
+    """
+
+    learning_rate: float
+    epochs: int
+    batch: int
+    seed: int = 0
+    schedule: str = "steps"
+    peak: float | None = None
+    shuffle: bool = True
+    optimiser: str = "torch"
+    dropout: bool = False
+    checkpointing: bool = False
+    last_position: bool = False
+    packed: bool = False
+
+    def __post_init__(self):
+        known("schedule", self.schedule, ("records", "steps"))
+        known("optimiser", self.optimiser, ("transformers", "torch"))
+        whole("epochs", self.epochs, 1)
+        whole("batch", self.batch, 1)
+        finite("learning_rate", self.learning_rate)
+        if self.packed and self.last_position:
+            raise ValueError("packed: got True, but rows that are not padded have no last position")
 
 
 @dataclass
@@ -135,35 +171,37 @@ def epsilon(step, optimiser):
     return EPSILON / math.sqrt(1 - BETAS[1] ** (step + 1))
 
 
-def train_task(backbone, head, task, encoded, spec, pad_id, on_step=None):
+def train_task(backbone, head, encoded, recipe, pad_id, on_step=None):
     """Train `head` and the backbone's adapters on one task; returns a dict of what happened.
 
-    `losses` (one per step, mean cross-entropy in nats), `steps`, `tokens`, `seconds`,
-    `last_rate` (the learning rate of the last step).
+    backbone: the model without its language-model head (`model.base_model`), frozen but for its
+    adapters. head: `Linear(D, classes)`. `losses` (one per step, mean cross-entropy in nats),
+    `steps`, `tokens`, `seconds`, `last_rate` (the learning rate of the last step).
+    on_step: called with the number of rows after each step.
     DivergedError if a loss is not finite.
     Source: §6.2-6.3.
     """
     start = time.perf_counter()
-    protocol, device = spec.protocol, head.weight.device
+    device = head.weight.device
     adapter = [p for p in backbone.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(
-        [*adapter, *head.parameters()], lr=spec.learning_rate, betas=BETAS, weight_decay=0.0
+        [*adapter, *head.parameters()], lr=recipe.learning_rate, betas=BETAS, weight_decay=0.0
     )
-    steps = spec.steps(task)
+    steps = recipe.epochs * -(-len(encoded.ids) // recipe.batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: rate(step, steps, task.peak, protocol.schedule)
+        optimiser, lambda step: rate(step, steps, recipe.peak, recipe.schedule)
     )
     losses, tokens, last_rate = [], 0, 0.0
-    with _training_mode(backbone, protocol.dropout, spec.checkpointing):
-        read = _Reader(backbone, spec, pad_id, device, frozen=not adapter)
-        for rows in batches(len(encoded.ids), spec, task):
+    with _training_mode(backbone, recipe.dropout, recipe.checkpointing):
+        read = _Reader(backbone, recipe, pad_id, device, frozen=not adapter)
+        for rows in batches(len(encoded.ids), recipe):
             logits = head(read([encoded.ids[i] for i in rows], tuple(rows)))  # (B, classes)
             loss = F.cross_entropy(logits, encoded.labels[rows].to(device))
             if not torch.isfinite(loss):
                 raise DivergedError(f"loss {loss.item()} at step {len(losses)} of {steps}")
             loss.backward()
             last_rate = schedule.get_last_lr()[0]
-            optimiser.param_groups[0]["eps"] = epsilon(len(losses), protocol.optimiser)
+            optimiser.param_groups[0]["eps"] = epsilon(len(losses), recipe.optimiser)
             optimiser.step()
             schedule.step()
             optimiser.zero_grad()
@@ -209,28 +247,25 @@ def _training_mode(backbone, dropout, checkpointing):
         backbone.eval()
 
 
-def batches(rows, spec, task):
-    """Lists of row numbers, epoch after epoch: in order, or by the protocol in seeded order."""
-    generator = torch.Generator().manual_seed(spec.seed)
-    for _ in range(task.epochs):
+def batches(rows, recipe):
+    """Lists of row numbers, epoch after epoch: in order, or in a seeded order that is new each."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    for _ in range(recipe.epochs):
         order = range(rows)
-        if spec.protocol.shuffle:
+        if recipe.shuffle:
             order = torch.randperm(rows, generator=generator).tolist()
-        for i in range(0, rows, spec.batch):
-            yield list(order[i : i + spec.batch])
+        for i in range(0, rows, recipe.batch):
+            yield list(order[i : i + recipe.batch])
 
 
 class _Reader:
     """Features of a batch; computed once a batch where nothing that they depend on is trained."""
 
-    def __init__(self, backbone, spec, pad_id, device, frozen):
+    def __init__(self, backbone, recipe, pad_id, device, frozen):
         self.backbone, self.pad_id, self.device = backbone, pad_id, device
-        padded_right = spec.model.padding_side == "right"
-        self.last_position = padded_right and spec.protocol.readout == "last-position"
-        # padding costs a CPU time; a GPU would rather have one large batch
-        self.packed = device.type == "cpu" and not self.last_position
+        self.packed, self.last_position = recipe.packed, recipe.last_position
         self.frozen = frozen
-        repeats = spec.protocol.shuffle is False and not _has_dropout(backbone)
+        repeats = not recipe.shuffle and not _has_dropout(backbone)
         self.known = {} if frozen and repeats else None
 
     def __call__(self, rows, key):

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from curlora_lite import cluster, continual, grids, profiles, records, verify
+from curlora_lite.replication import cluster, grids, profiles, records, sequence, verify
 
 
 def made_up_grid(runs):
@@ -39,7 +39,7 @@ class MadeUpTask(cluster.Task):
         if values["rank"] == 2 and not marker.exists():
             marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        continual.run = made_up
+        sequence.run = made_up
         return super().__call__(values)
 
 
@@ -53,7 +53,7 @@ def started(specs, folder, run=made_up, log=None):
             os.dup2(nothing.fileno(), 2)  # the progress bar
         # the bar's own lock is shared with forked processes, and one killed would keep it
         grids.tqdm.set_lock(threading.RLock())
-        continual.run = lambda *told: _logged(run, log, *told)
+        sequence.run = lambda *told: _logged(run, log, *told)
         grids.run_grid(specs, folder, workers=1)
         os._exit(0)
     except BaseException as error:

@@ -10,8 +10,8 @@ import attempts
 import endurance
 import pytest
 
-from curlora_lite import provenance, records
-from curlora_lite.tables import Table
+from curlora_lite.replication import provenance, records
+from curlora_lite.replication.tables import Table
 
 FOLDER = records.ROOT / "results" / "reliability" / "tables"
 TESTS = str(records.ROOT / "tests" / "test_bad_input.py")

@@ -17,8 +17,17 @@ import endurance
 import safetensors
 import slurm_cluster
 
-from curlora_lite import checkpoints, cluster, fetch, grids, models, profiles, provenance, records
-from curlora_lite.tables import Table
+from curlora_lite.replication import (
+    checkpoints,
+    cluster,
+    fetch,
+    grids,
+    models,
+    profiles,
+    provenance,
+    records,
+)
+from curlora_lite.replication.tables import Table
 
 FOLDER = records.ROOT / "results" / "reliability"
 RANKS = (4, 8, 16, 24)

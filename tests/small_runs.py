@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from curlora_lite import data, models, profiles
+from curlora_lite.replication import data, models, profiles
 
 
 def tiny_llama():

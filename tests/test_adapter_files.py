@@ -22,12 +22,12 @@ from curlora_lite import (
     export_to_peft,
     load_adapter,
     merge_adapters,
-    models,
     remove_adapters,
     save_adapter,
     set_adapter,
     unmerge_adapters,
 )
+from curlora_lite.replication import models
 
 IDS = torch.tensor([[1, 5, 9, 3, 7], [2, 2, 8, 60, 4]])
 TARGETS = {"llama": ["q_proj", "k_proj", "v_proj"], "gpt2": ["c_attn"]}

@@ -22,11 +22,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from small_runs import WordTokenizer, small, small_grid, tiny_gpt2
 
-from curlora_lite import (
-    adapter_files,
-    adapters,
-    cli,
-    continual,
+from curlora_lite import adapter_files, adapters, training
+from curlora_lite.replication import (
     corpus,
     fetch,
     grids,
@@ -34,10 +31,10 @@ from curlora_lite import (
     notebooks,
     profiles,
     records,
-    training,
+    sequence,
 )
-from curlora_lite.profiles import RunSpec
-from curlora_lite.protocol import CHOICES, Protocol
+from curlora_lite.replication.profiles import RunSpec
+from curlora_lite.replication.protocol import CHOICES, Protocol
 
 ODD = st.one_of(
     st.none(),
@@ -145,7 +142,7 @@ def test_notebook_parameters_and_grids(arguments):
     specs = attempt("grid and notebook parameters", lambda: profiles.grid(**chosen))
     for spec in specs or ():
         assert RunSpec.from_dict(spec.to_dict()) == spec
-        torch.Generator().manual_seed(continual.HEAD_SEED + spec.seed)  # refuses too large ones
+        torch.Generator().manual_seed(sequence.HEAD_SEED + spec.seed)  # refuses too large ones
 
 
 @cases(40)
@@ -458,11 +455,11 @@ def test_texts_and_labels(rows, tokenizer, longest):
     columns = dict(zip(("text", "pair", "label"), map(list, zip(*rows, strict=True)), strict=True))
     spec = small(profiles.grid("embedded", "table2", methods=["head-only"])[0])
     task = dataclasses.replace(spec.tasks[0], train_rows=len(rows))
-    head = continual.new_head(MODEL, task.classes, 0)
+    head = sequence.new_head(MODEL, task.classes, 0)
 
     def call():
         encoded = training.encode(columns, tokenizer, longest)
-        training.check_rows(encoded, "mrpc, train", task.classes, *continual._limits(MODEL))
+        training.check_rows(encoded, "mrpc, train", task.classes, *sequence._limits(MODEL))
         return training.train_task(MODEL.base_model, head, task, encoded, spec, 0)["losses"]
 
     losses = attempt("texts and labels", call)

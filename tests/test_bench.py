@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from curlora_lite import adapter_layers, cli, figures, records, rivals
-from curlora_lite.benchmark import contenders, measure, stages, subjects, tables
+from curlora_lite import adapter_layers
+from curlora_lite.replication import baselines, figures, records
+from curlora_lite.replication.benchmark import contenders, measure, stages, subjects, tables
 
 QKV = ("q_proj", "k_proj", "v_proj")
 
@@ -59,9 +60,9 @@ def test_copies_share_what_is_frozen(llama):
 
 def test_vera_at_a_comparable_count(llama, gpt2):
     """Llama: outputs of 32, 16 and 16, 64 in all, three projections; GPT-2: one of 96."""
-    assert rivals.vera_rank(llama, QKV, 8) == round(8**2 - 64 / 3)
-    assert rivals.vera_rank(gpt2, ("c_attn",), 10) == 4
-    assert rivals.vera_rank(gpt2, ("c_attn",), 8) == 1  # 64 is less than VeRA's 96
+    assert baselines.vera_rank(llama, QKV, 8) == round(8**2 - 64 / 3)
+    assert baselines.vera_rank(gpt2, ("c_attn",), 10) == 4
+    assert baselines.vera_rank(gpt2, ("c_attn",), 8) == 1  # 64 is less than VeRA's 96
     made = contenders.build("vera", gpt2, ("c_attn",), 4)
     assert sum(p.numel() for p in contenders.trained(made)) == 2 * 10**2
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_runs import small_grid
 
-from curlora_lite import continual, data, grids, records, verify
+from curlora_lite.replication import data, grids, records, sequence, verify
 
 
 class KilledError(Exception):
@@ -38,7 +38,7 @@ def trained(spec, checkpoint, killed=None):
         if killed:
             killed(said, examples)
 
-    record = continual.run(spec, progress, checkpoint)
+    record = sequence.run(spec, progress, checkpoint)
     return record, rows
 
 
@@ -59,7 +59,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tiny, place, method):
         spec = dataclasses.replace(spec, method=method, rank=None if method == "head-only" else 4)
     spec = dataclasses.replace(spec, learning_rate=0.01)
     assert spec.protocol.dropout  # draws on the random generator's state
-    undisturbed = continual.run(spec)
+    undisturbed = sequence.run(spec)
     checkpoint = tiny / "state.safetensors"
     with pytest.raises(KilledError):
         trained(spec, checkpoint, killed_at(PLACES[place]))
@@ -68,9 +68,9 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tiny, place, method):
     kept = records.RunRecord(spec.to_dict(), model_sha256="s" * 64)
     kept.provenance = records.provenance("cpu")
     done = len(
-        continual.checkpoints.load(checkpoint, kept)[0]["stages"] if checkpoint.exists() else []
+        sequence.checkpoints.load(checkpoint, kept)[0]["stages"] if checkpoint.exists() else []
     )
-    again = continual.run(spec, checkpoint=checkpoint)
+    again = sequence.run(spec, checkpoint=checkpoint)
     assert verify.plain(again) == verify.plain(undisturbed)
     assert done == {"in the first task": 0, "in the third": 2, "after the third": 3}.get(place, 1)
 
@@ -81,13 +81,13 @@ def test_finished_tasks_are_not_trained_again(tiny, monkeypatch):
     with pytest.raises(KilledError):
         trained(spec, checkpoint, killed_at(PLACES["in the third"]))
     calls = []
-    train = continual.training.train_task
+    train = sequence.training.train_task
 
     def counted(backbone, head, task, *rest, **named):
         calls.append(task.name)
         return train(backbone, head, task, *rest, **named)
 
-    monkeypatch.setattr(continual.training, "train_task", counted)
+    monkeypatch.setattr(sequence.training, "train_task", counted)
     _, rows = trained(spec, checkpoint)
     assert calls == ["sentiment140"]
     assert rows == {f"training {task.name}": 12 for task in spec.tasks}  # the bar moves as far
@@ -111,15 +111,15 @@ def test_what_another_run_left_is_not_gone_on_with(tiny, monkeypatch, other):
         spec = OTHERS[other](spec, monkeypatch) or spec
     else:
         checkpoint.write_bytes(checkpoint.read_bytes()[:-7])
-    fresh = continual.run(spec)
-    monkeypatch.setattr(continual.checkpoints, "restore", None)  # not called
-    assert verify.plain(continual.run(spec, checkpoint=checkpoint)) == verify.plain(fresh)
+    fresh = sequence.run(spec)
+    monkeypatch.setattr(sequence.checkpoints, "restore", None)  # not called
+    assert verify.plain(sequence.run(spec, checkpoint=checkpoint)) == verify.plain(fresh)
 
 
 def test_a_grid_keeps_checkpoints_while_it_computes_and_none_afterwards(tiny, monkeypatch):
     specs = small_grid(methods=["curlora"])[:1]
     folder = records.runs_folder("embedded", tiny).parent / ".checkpoints"
-    run = continual.run
+    run = sequence.run
 
     def killed(spec, _, checkpoint):
         return run(spec, killed_at(PLACES["in the third"]), checkpoint)
@@ -137,12 +137,12 @@ def test_a_grid_keeps_checkpoints_while_it_computes_and_none_afterwards(tiny, mo
 def test_on_a_gpu_only_repeatable_operations_are_allowed_and_the_setting_ends_with_the_run(tiny):
     """No GPU here: the setting itself, and that a run's operations are none that it refuses."""
     spec = small_grid("table2", methods=["curlora"])[0]
-    usual = continual.run(spec)
-    with continual._deterministic("cpu"):
+    usual = sequence.run(spec)
+    with sequence._deterministic("cpu"):
         assert not torch.are_deterministic_algorithms_enabled()
-    with continual._deterministic("cuda"):
+    with sequence._deterministic("cuda"):
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
-        assert verify.plain(continual.run(spec)) == verify.plain(usual)
+        assert verify.plain(sequence.run(spec)) == verify.plain(usual)
     assert not torch.are_deterministic_algorithms_enabled()

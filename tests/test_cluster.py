@@ -10,7 +10,7 @@ from pathlib import Path
 import endurance
 import pytest
 
-from curlora_lite import cli, cluster, grids, profiles, records
+from curlora_lite.replication import cluster, grids, profiles, records
 
 pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
 TESTS = Path(__file__).parent

@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from curlora_lite import corpus, data, fetch
+from curlora_lite.replication import corpus, data, fetch
 
 REVIEWS, LINES = 80, 8
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from curlora_lite import doctor, hub, memory, models, profiles
+from curlora_lite.replication import doctor, hub, memory, models, profiles
 
 ROOT = Path(__file__).parent.parent
 

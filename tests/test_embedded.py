@@ -6,10 +6,19 @@ from collections import Counter
 
 import pytest
 import torch
+from curlora_lite.replication.audit import plan
 
-from curlora_lite import continual, corpus, data, grids, models, notebooks, profiles, scoring
-from curlora_lite.audit import plan
-from curlora_lite.protocol import Protocol
+from curlora_lite import scoring
+from curlora_lite.replication import (
+    corpus,
+    data,
+    grids,
+    models,
+    notebooks,
+    profiles,
+    sequence,
+)
+from curlora_lite.replication.protocol import Protocol
 from curlora_lite.training import encode, features, pad
 
 pytestmark = pytest.mark.slow
@@ -30,7 +39,7 @@ def test_every_embedded_profile_has_the_rows_of_every_protocol(protocol):
     for profile in (p for p in profiles.PROFILES.values() if p.source == "embedded"):
         for table in profile.tables:
             spec = profiles.grid(profile.name, table, protocol=protocol, methods=["head-only"])[0]
-            read = {name for t in spec.tasks for name in continual._examples(spec, t)}
+            read = {name for t in spec.tasks for name in sequence._examples(spec, t)}
             assert {"train", "eval"} < read
     labels = Counter(label for *_, label in corpus.examples("sentiment140", "eval", "first"))
     assert profiles.EMBEDDED_SENTIMENT["first"] == labels[0] + labels[2]
@@ -83,7 +92,7 @@ def test_switches_left_out_for_a_model_change_nothing_there(table):
     """Readout and dropout: the same numbers from SmolLM2, others from the small GPT-2."""
     both = [Protocol.published(), Protocol.parse("published,readout=last-token,dropout=false")]
     one = short(table).tasks[:1]
-    first, second = (continual.run(short(table, protocol=p, tasks=one)) for p in both)
+    first, second = (sequence.run(short(table, protocol=p, tasks=one)) for p in both)
     untouched = first.spec["model"]["name"] in plan.UNTOUCHED
     assert untouched == (table == "table1")
     assert (first.perplexity == second.perplexity) == untouched
@@ -97,7 +106,7 @@ def numbers(record):
 
 @pytest.mark.parametrize("table", profiles.TABLES)
 def test_a_short_real_run_repeats(table):
-    first, second = (continual.run(short(table, learning_rate=0.01)) for _ in range(2))
+    first, second = (sequence.run(short(table, learning_rate=0.01)) for _ in range(2))
     assert first.status == "finished"
     assert first.perplexity == second.perplexity
     assert first.perplexity["final"] != first.perplexity["initial"]

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
+from curlora_lite.replication.answers import Row
 from small_runs import fake_task
 
-from curlora_lite import (
-    CURLoRAConfig,
-    add_adapters,
+from curlora_lite import CURLoRAConfig, add_adapters
+from curlora_lite.replication import (
     answers,
     data,
     figures,
@@ -24,8 +24,7 @@ from curlora_lite import (
     records,
     small_gpt2,
 )
-from curlora_lite.answers import Row
-from curlora_lite.fetch import FetchError
+from curlora_lite.replication.fetch import FetchError
 
 TEXTS = ["the film is good", "the film is bad", "so very good", "a bad film, a very bad one"]
 ROWS = [Row(text, ("bad" if "bad" in text else "good",)) for text in TEXTS]

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from curlora_lite import data, fetch, hub
-from curlora_lite.protocol import Protocol
+from curlora_lite.replication import data, fetch, hub
+from curlora_lite.replication.protocol import Protocol
 
 PUBLISHED, CORRECTED = Protocol.published(), Protocol.corrected()
 

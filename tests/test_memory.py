@@ -4,7 +4,15 @@ import pytest
 import torch
 from small_runs import small_grid
 
-from curlora_lite import continual, grids, memory, models, profiles, records, tables
+from curlora_lite.replication import (
+    grids,
+    memory,
+    models,
+    profiles,
+    records,
+    sequence,
+    tables,
+)
 
 
 def test_a_device_too_small_is_refused_before_loading(monkeypatch):
@@ -14,9 +22,9 @@ def test_a_device_too_small_is_refused_before_loading(monkeypatch):
     monkeypatch.setattr(models, "default_device", lambda: "cpu")
     spec = profiles.grid("mistral-7b", "table1")[-1]
     with pytest.raises(ValueError, match=r"mistral-7b in fp32 needs about \d+ GB, the machine has"):
-        continual.run(spec)
+        sequence.run(spec)
     with pytest.raises(ValueError, match=r"What would fit: PRECISION=bf16 \(\d+ GB\)"):
-        continual.run(spec)
+        sequence.run(spec)
     assert not loaded
 
 
@@ -57,14 +65,14 @@ def test_shapes_are_those_of_the_real_configurations(name):
 
 def test_out_of_memory_is_recorded_and_the_grid_goes_on(tiny, monkeypatch):
     specs = small_grid()
-    train = continual.training.train_task
+    train = sequence.training.train_task
 
     def fails_for_lora(backbone, head, task, encoded, spec, *rest, **kwargs):
         if spec.method == "lora" and task.name == "sst2":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
         return train(backbone, head, task, encoded, spec, *rest, **kwargs)
 
-    monkeypatch.setattr(continual.training, "train_task", fails_for_lora)
+    monkeypatch.setattr(sequence.training, "train_task", fails_for_lora)
     runs = grids.run_grid(specs, tiny, workers=1)
     assert [run.status for run in runs] == ["finished", "out of memory", "finished"]
     assert runs[1].message == "CUDA out of memory. Tried to allocate 2 GiB"
@@ -73,7 +81,7 @@ def test_out_of_memory_is_recorded_and_the_grid_goes_on(tiny, monkeypatch):
     path = records.runs_folder("embedded", tiny) / f"{specs[1].key}.json"
     assert records.load(path).status == "out of memory"
     assert records.find(specs[1], tiny) is None
-    monkeypatch.setattr(continual.training, "train_task", train)
+    monkeypatch.setattr(sequence.training, "train_task", train)
     assert [r.status for r in grids.run_grid(specs, tiny, workers=1)] == 3 * ["finished"]
 
 

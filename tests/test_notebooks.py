@@ -9,18 +9,17 @@ import nbformat
 import papermill
 import pytest
 
-from curlora_lite import (
-    cli,
+from curlora_lite.replication import (
     grids,
     models,
     notebooks,
+    pages,
     profiles,
     provenance,
-    readmes,
     records,
     source_tables,
 )
-from curlora_lite.tables import Table
+from curlora_lite.replication.tables import Table
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "notebooks"
@@ -189,8 +188,8 @@ def test_the_pages_show_the_committed_tables(page):
     names = re.findall(r"<!-- ([\w-]+/\w+) -->", text)
     profiles_shown = {name.split("/")[0] for name in names}
     assert profiles_shown >= PAGES[page]
-    content = lambda profile, name: committed(readmes.table_path(profile, name))  # noqa: E731
-    assert readmes.filled(text, content) == text
+    content = lambda profile, name: committed(pages.table_path(profile, name))  # noqa: E731
+    assert pages.filled(text, content) == text
 
 
 def test_an_audit_of_other_seeds_does_not_replace_the_audits_pages(

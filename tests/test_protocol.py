@@ -12,16 +12,9 @@ import torch
 import transformers
 from datasets import Dataset
 
-from curlora_lite import (
-    LoRAConfig,
-    adapter_layers,
-    add_adapters,
-    continual,
-    cur,
-    profiles,
-    training,
-)
-from curlora_lite.protocol import CHOICES, Protocol
+from curlora_lite import LoRAConfig, adapter_layers, add_adapters, cur, training
+from curlora_lite.replication import profiles, sequence
+from curlora_lite.replication.protocol import CHOICES, Protocol
 from curlora_lite.scoring import perplexity, predict
 
 PUBLISHED, CORRECTED = Protocol.published(), Protocol.corrected()
@@ -79,22 +72,22 @@ def test_corrected_schedule_warms_up_and_comes_down():
 def test_lora_starts_within_one_over_root_r(llama):
     """Kaiming's bound with a = sqrt(5) is 1/sqrt(fan-in); the published fan-in is r."""
     for protocol, bound in ((PUBLISHED, 1 / math.sqrt(4)), (CORRECTED, 1 / math.sqrt(32))):
-        config = continual.adapter_config(spec_of(rank=4, protocol=protocol))
+        config = sequence.adapter_config(spec_of(rank=4, protocol=protocol))
         assert isinstance(config, LoRAConfig)
         add_adapters(llama, config)
         largest = max(layer.A.abs().max().item() for _, layer in adapter_layers(llama))
-        continual.remove_adapters(llama)
+        sequence.remove_adapters(llama)
         assert 0.9 * bound < largest <= bound
 
 
 def test_alpha_is_not_divided_by_the_rank():
     divided = dataclasses.replace(PUBLISHED, scaling="alpha/r")
-    assert continual.adapter_config(spec_of(rank=16)).alpha == 1.0
-    assert continual.adapter_config(spec_of(rank=16, protocol=divided)).alpha == 1 / 16
+    assert sequence.adapter_config(spec_of(rank=16)).alpha == 1.0
+    assert sequence.adapter_config(spec_of(rank=16, protocol=divided)).alpha == 1 / 16
 
 
 def test_selection_is_nearly_uniform_and_repeats_itself():
-    selection = continual.adapter_config(spec_of(method="curlora")).selection
+    selection = sequence.adapter_config(spec_of(method="curlora")).selection
     assert selection == cur.Selection("smoothed", True)
     p = torch.tensor([1e-4, 3e-4, 1 - 4e-4], dtype=torch.float64)
     q = cur.draw_probabilities(p, selection.weighting)
@@ -103,7 +96,7 @@ def test_selection_is_nearly_uniform_and_repeats_itself():
     rows, _ = cur.select(weights, 16, selection, torch.Generator().manual_seed(0))
     assert len(set(rows.tolist())) < 16  # all 16 without repeating would be chance 1e-6
     corrected = spec_of(method="curlora", protocol=CORRECTED)
-    assert continual.adapter_config(corrected).selection == cur.Selection("inverted", False)
+    assert sequence.adapter_config(corrected).selection == cur.Selection("inverted", False)
 
 
 def test_rows_keep_their_order_each_epoch():

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 from small_runs import fake_task, small_grid
 
-from curlora_lite import data, findings, grids, models, numerics, records, tables
+from curlora_lite.replication import (
+    data,
+    findings,
+    grids,
+    models,
+    numerics,
+    records,
+    tables,
+)
 
 PACKAGE = Path(numerics.__file__).parent
 SOURCE = '''

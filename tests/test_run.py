@@ -10,8 +10,7 @@ import pytest
 import torch
 from small_runs import small, small_grid
 
-from curlora_lite import (
-    continual,
+from curlora_lite.replication import (
     figures,
     grids,
     models,
@@ -19,6 +18,7 @@ from curlora_lite import (
     profiles,
     provenance,
     records,
+    sequence,
     source_tables,
     tables,
 )
@@ -27,7 +27,7 @@ from curlora_lite import (
 @pytest.mark.parametrize("table", profiles.TABLES)
 def test_the_sequence_of_section_6_4(tiny, table):
     for spec in small_grid(table, seeds=[0]):
-        record = continual.run(dataclasses.replace(spec, learning_rate=0.05))
+        record = sequence.run(dataclasses.replace(spec, learning_rate=0.05))
         assert [stage["task"] for stage in record.stages] == ["mrpc", "sst2", "sentiment140"]
         for i, stage in enumerate(record.stages):
             assert list(stage["scores"]) == ["mrpc", "sst2", "sentiment140"][: i + 1]
@@ -45,7 +45,7 @@ def test_a_run_leaves_the_model_as_it_was_and_repeats(tiny):
     spec = small_grid(methods=["curlora"])[0]
     model = models.load("smollm2-135m", "fp32", "cpu").model
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    first, second = continual.run(spec), continual.run(spec)
+    first, second = sequence.run(spec), sequence.run(spec)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert [s["training"]["losses"] for s in first.stages] == [
         s["training"]["losses"] for s in second.stages
@@ -58,9 +58,9 @@ def test_head_only_equals_training_without_the_cache_of_features(tiny, monkeypat
     spec = small_grid(methods=["head-only"])[0]
     tasks = tuple(dataclasses.replace(t, epochs=3) for t in spec.tasks)
     spec = dataclasses.replace(spec, tasks=tasks)
-    fast = continual.run(spec)
-    monkeypatch.setattr(continual.training, "_has_dropout", lambda backbone: True)
-    slow = continual.run(spec)
+    fast = sequence.run(spec)
+    monkeypatch.setattr(sequence.training, "_has_dropout", lambda backbone: True)
+    slow = sequence.run(spec)
     assert [s["training"]["losses"] for s in fast.stages] == [
         s["training"]["losses"] for s in slow.stages
     ]
@@ -68,7 +68,7 @@ def test_head_only_equals_training_without_the_cache_of_features(tiny, monkeypat
 
 def test_a_diverged_run_is_a_result(tiny):
     spec = small(profiles.grid("embedded", "table1", ranks=[4], methods=["lora"])[0])
-    record = continual.run(dataclasses.replace(spec, learning_rate=1e30))
+    record = sequence.run(dataclasses.replace(spec, learning_rate=1e30))
     assert record.status == "diverged"
     assert "loss nan" in record.message or "loss inf" in record.message
     assert math.isnan(record.final_perplexity())
@@ -82,7 +82,7 @@ def test_grid_reuses_finished_records_and_nothing_else(tiny, monkeypatch):
     assert sorted(p.stem for p in folder.iterdir()) == sorted(spec.key for spec in specs)
     (folder / f"{specs[0].key}.json").write_text('{"half": ')  # as if killed while writing
     computed = []
-    run = continual.run
+    run = sequence.run
     monkeypatch.setattr(
         continual, "run", lambda spec, *rest: computed.append(spec) or run(spec, *rest)
     )
@@ -201,13 +201,13 @@ def test_parameter_counts_of_the_real_shapes():
 def test_head_only_scores_earlier_tasks_once(tiny, monkeypatch):
     """A frozen model under the same head answers the same: what is kept equals scoring again."""
     spec = small_grid(methods=["head-only"])[0]
-    calls, score = [], continual.scoring.score_task
+    calls, score = [], sequence.scoring.score_task
     monkeypatch.setattr(
-        continual.scoring, "score_task", lambda *given: calls.append(1) or score(*given)
+        sequence.scoring, "score_task", lambda *given: calls.append(1) or score(*given)
     )
-    kept = continual.run(spec)
+    kept = sequence.run(spec)
     assert len(calls) == 3
-    again = continual.run(dataclasses.replace(spec, method="curlora", rank=4, learning_rate=1e-30))
+    again = sequence.run(dataclasses.replace(spec, method="curlora", rank=4, learning_rate=1e-30))
     assert len(calls) == 3 + 6  # with an adapter, every task after every stage
     tasks = ("mrpc", "sst2", "sentiment140")
     first = [kept.score(task, 3)["predicted"] for task in tasks[:2]]

@@ -6,16 +6,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from curlora_lite import (
-    adapter_layers,
-    add_adapters,
-    continual,
-    count_trainable,
-    models,
-    profiles,
-    scoring,
-    training,
-)
+from curlora_lite import adapter_layers, add_adapters, count_trainable, scoring, training
+from curlora_lite.replication import models, profiles, sequence
 
 pytestmark = pytest.mark.slow
 
@@ -38,13 +30,13 @@ def test_a_step_at_the_real_shapes(profile, method, checkpointing):
     spec = profiles.grid(profile, table, ranks=[24], methods=[method], checkpointing=checkpointing)[
         0
     ]
-    names = add_adapters(model, continual.adapter_config(spec))
+    names = add_adapters(model, sequence.adapter_config(spec))
     assert len(names) == {"gpt2-large": 36, "mistral-7b": 3}[profile]
     if method == "curlora":
         assert count_trainable(model) == len(names) * 24**2
     task = dataclasses.replace(spec.tasks[0], train_rows=2, epochs=2)
     encoded = training.Encoded([[5, 6, 7, 8], [9, 10]], torch.tensor([1, 0]))
-    head = continual.new_head(model, 2, 0)
+    head = sequence.new_head(model, 2, 0)
     # the published schedule's first step has rate zero: the second one moves
     trained = training.train_task(model.base_model, head, task, encoded, spec, 0)
     assert len(trained["losses"]) == 2

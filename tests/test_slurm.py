@@ -6,7 +6,7 @@ import pytest
 import slurm_cluster
 import slurm_grid
 
-from curlora_lite import cluster
+from curlora_lite.replication import cluster
 
 pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ import endurance
 import pytest
 from small_runs import small_grid
 
-from curlora_lite import continual, fetch, grids, profiles, records
+from curlora_lite.replication import fetch, grids, profiles, records, sequence
 
 KILLS = """
 import json, os, sys
@@ -22,10 +22,10 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 import endurance, small_runs
-from curlora_lite import continual
+from curlora_lite.replication import sequence
 if {real}:
     small_runs.stand_in(setattr)
-    came = endurance.survive_kills(small_runs.small_grid(), {folder!r}, 8, 1, 0.6, continual.run)
+    came = endurance.survive_kills(small_runs.small_grid(), {folder!r}, 8, 1, 0.6, sequence.run)
 else:
     came = endurance.survive_kills(endurance.made_up_grid(20), {folder!r}, 50, 1)
 print(json.dumps(came))
@@ -162,7 +162,7 @@ def test_a_read_only_results_folder(monkeypatch):
         def work():
             if os.getuid() == 0:
                 os.setuid(65534)
-            continual.run = lambda *_: pytest.fail("a run was begun")
+            sequence.run = lambda *_: pytest.fail("a run was begun")
             grids.run_grid(specs, base / "results", workers=1)
 
         said = in_child(work)

@@ -6,8 +6,8 @@ import math
 import pytest
 from small_runs import small_grid
 
-from curlora_lite import grids, profiles, records, spread, verify
-from curlora_lite.profiles import RunSpec
+from curlora_lite.replication import grids, profiles, records, spread, verify
+from curlora_lite.replication.profiles import RunSpec
 
 MEASURED = {
     "conditions": {

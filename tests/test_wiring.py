@@ -8,8 +8,9 @@ import torch
 from small_runs import fake_task, small_grid
 from torch.nn import functional as F
 
-from curlora_lite import continual, data, profiles, training
-from curlora_lite.protocol import Protocol
+from curlora_lite import training
+from curlora_lite.replication import data, profiles, sequence
+from curlora_lite.replication.protocol import Protocol
 
 PUBLISHED, CORRECTED = Protocol.published(), Protocol.corrected()
 ROWS = [[5, 6, 7], [9, 8, 7, 6, 5, 4, 3], [1, 2], [3, 4, 5, 6]]
@@ -52,7 +53,7 @@ def test_scoring_reads_where_the_protocol_says(gpt2, readout, name):
     spec = table2(protocol=dataclasses.replace(PUBLISHED, readout=readout))
     stage = {"scores": {}}
     encoded = training.Encoded(rows, torch.zeros(len(rows), dtype=torch.long))
-    continual._score([stage], spec, gpt2, {name: (head, encoded)}, 0, lambda *_: None)
+    sequence._score([stage], spec, gpt2, {name: (head, encoded)}, 0, lambda *_: None)
     size = 128 if readout == "last-position" and name != "mrpc" else 1
     answers = []
     for i in range(0, len(rows), size):
@@ -91,9 +92,9 @@ def test_checkpointing_works_with_and_without_dropout(request, kind, dropout):
     for checkpointing in (False, True):
         spec = table2(protocol=protocol, checkpointing=checkpointing)
         task = dataclasses.replace(spec.tasks[0], train_rows=2, epochs=2)
-        continual.add_adapters(
+        sequence.add_adapters(
             model,
-            continual.LoRAConfig(
+            sequence.LoRAConfig(
                 rank=2, target_modules=["q_proj"] if kind == "llama" else ["c_attn"]
             ),
         )
@@ -104,7 +105,7 @@ def test_checkpointing_works_with_and_without_dropout(request, kind, dropout):
         torch.manual_seed(0)
         trained = training.train_task(model.base_model, head, task, encoded, spec, 0)
         hook.remove()
-        continual.remove_adapters(model)
+        sequence.remove_adapters(model)
         assert len(calls) == (4 if checkpointing else 2)
         assert not model.training and not model.base_model.is_gradient_checkpointing
         losses[checkpointing] = trained["losses"]
@@ -126,7 +127,7 @@ def test_a_run_passes_its_protocol_on(tiny, monkeypatch, protocol):
     encode = training.encode
     monkeypatch.setattr(training, "encode", lambda *args: encoded.append(args) or encode(*args))
     spec = small_grid(methods=["head-only"], protocol=protocol)[0]
-    record = continual.run(spec)
+    record = sequence.run(spec)
     assert {separator for *_, separator in encoded} == {protocol.separator}
     balanced = dataclasses.replace(PUBLISHED, sentiment_eval="balanced")
     beside = {
@@ -143,7 +144,7 @@ def test_a_run_passes_its_protocol_on(tiny, monkeypatch, protocol):
 
 def test_no_three_class_score_where_two_classes_were_trained(tiny):
     protocol = dataclasses.replace(PUBLISHED, sentiment_eval="balanced")
-    record = continual.run(small_grid(methods=["head-only"], protocol=protocol)[0])
+    record = sequence.run(small_grid(methods=["head-only"], protocol=protocol)[0])
     assert list(record.stages[-1]["scores"]) == ["mrpc", "sst2", "sentiment140"]
 
 

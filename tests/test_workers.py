@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from curlora_lite import profiles
+from curlora_lite.replication import profiles
 
 SCRIPT = """
 import os, sys, time
-from curlora_lite import continual, grids, profiles, records
+from curlora_lite.replication import grids, profiles, records, sequence
 
 def run(spec, progress, checkpoint):
     time.sleep(1.0)
@@ -22,7 +22,7 @@ def run(spec, progress, checkpoint):
         raise RuntimeError("a fault")
     return records.RunRecord(spec.to_dict())
 
-continual.run = run  # in the worker processes too: they read this file
+sequence.run = run  # in the worker processes too: they read this file
 
 if __name__ == "__main__":
     ranks = [int(rank) for rank in sys.argv[2].split(",")]

@@ -15,8 +15,8 @@ from curlora_lite import (
     add_adapters,
     merge_adapters,
     save_adapter,
-    small_gpt2,
 )
+from curlora_lite.replication import small_gpt2
 
 IDS = torch.tensor([[1, 5, 9, 3, 7, 2], [2, 2, 8, 60, 4, 11]])
 CONFIGS = {"curlora": CURLoRAConfig(rank=4, seed=1), "lora": LoRAConfig(rank=4, seed=1)}

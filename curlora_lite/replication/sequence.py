@@ -1,0 +1,340 @@
+"""One run: the whole sequence of §6.4, from a RunSpec to a RunRecord."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import resource
+import sys
+import time
+
+import torch
+
+from .. import cur, scoring, training
+from ..adapters import (
+    CURLoRAConfig,
+    LoRAConfig,
+    adapter_layers,
+    add_adapters,
+    count_trainable,
+    remove_adapters,
+)
+from . import baselines, checkpoints, data, machine, memory, models, records
+from .accuracy import Accuracy
+
+# Of the numbers: raised by hand whenever a change moves any of them (tests/stored_run.json tells).
+# A record is reused under the same one only.
+VERSION = 1
+HEAD_SEED = 1311  # the author's, set just before each task's head is made
+
+
+def run(spec, progress=lambda what, examples=0: None, checkpoint=None):
+    """The sequence of §6.4 for one spec; returns its RunRecord.
+
+    Perplexity; then for each task: a fresh head, training, and the accuracy of this and every
+    earlier task; perplexity again. Adapters carry over from task to task; each task keeps its head.
+    A loss that is not finite ends the run with status `diverged`, too little memory with
+    `out of memory`; what was measured stays.
+    checkpoint: a path; the state after each task is kept there, and a run that finds its own there
+    goes on from it, to the same numbers (see `checkpoints`).
+    Source: §6.4.
+    """
+    start = time.perf_counter()
+    device = machine.default_device()
+    memory.check(spec, device)
+    torch.backends.cuda.matmul.allow_tf32 = spec.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = spec.precision == "tf32"
+    progress("loading the model")
+    rows = "packed" if _packed(spec) else "padded"
+    record = records.RunRecord(spec.to_dict(), VERSION, provenance=records.provenance(device, rows))
+    loaded = None
+
+    def keep(heads):
+        if checkpoint:
+            seconds = record.seconds + time.perf_counter() - start
+            so_far = dataclasses.replace(record, seconds=seconds)
+            checkpoints.save(checkpoint, so_far, loaded.model, heads)
+
+    with torch.random.fork_rng(), _deterministic(device):
+        torch.manual_seed(spec.seed)
+        try:
+            loaded = models.load(spec.model.name, spec.precision, device)
+            record.model_sha256 = loaded.sha256
+            record.sources = {"model": loaded.origin, "data": data.origins(spec.source)}
+            _sequence(spec, loaded, record, progress, checkpoint, keep)
+        except training.DivergedError as error:
+            record.status, record.message = "diverged", str(error)
+        except torch.OutOfMemoryError as error:
+            record.status, record.message = "out of memory", str(error).split("\n")[0]
+        finally:
+            if loaded:
+                loaded.model.eval()
+                remove_adapters(loaded.model)
+            if device == "cuda":
+                torch.cuda.empty_cache()
+    record.seconds += time.perf_counter() - start
+    return record
+
+
+@contextlib.contextmanager
+def _deterministic(device):
+    """On a GPU: only operations that give the same bits each time; one that cannot is an error.
+
+    What runs on a CPU here gives the same bits anyway, for the same number of threads.
+    """
+    if device != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def inputs(spec):
+    """What a run of this spec would read now: (sha256 of the model, `data` of its record)."""
+    read = {"text": _text_digest(spec)}
+    for task in spec.tasks:
+        rows = _examples(spec, task)
+        read[task.name] = {part: data.digest(dataset) for part, dataset in rows.items()}
+    return models.sha256(spec.model.name), read
+
+
+def _text_digest(spec):
+    part = "tune" if spec.tune else "eval"
+    return {part: data.digest_of_text(data.load_text(part, spec.source))}
+
+
+def _sequence(spec, loaded, record, progress, checkpoint, keep):
+    model, pad_id = loaded.model.requires_grad_(False), loaded.tokenizer.pad_token_id
+    tensors = _resume(spec, record, checkpoint)
+    if not tensors:
+        progress("perplexity")
+        record.data["text"] = _text_digest(spec)
+        record.perplexity["initial"] = _base_perplexity(spec, loaded)
+    if spec.method != "head-only":
+        add_adapters(model, adapter_config(spec))
+        record.trainable["adapter"] = count_trainable(model)
+    heads, scored = {}, {}  # task -> head; name of rows -> (their head, the rows)
+    for i, task in enumerate(spec.tasks):
+        train, beside = _rows(spec, task, loaded, record)
+        head = heads[task.name] = new_head(model, task.classes, spec.seed)
+        scored |= {name: (head, rows) for name, rows in beside.items()}
+        record.trainable[f"head {task.name}"] = sum(p.numel() for p in head.parameters())
+        if i < len(record.stages):  # the checkpoint's
+            if i + 1 == len(record.stages):
+                checkpoints.restore(tensors, model, heads)
+            progress(f"training {task.name}", len(train.ids) * task.epochs)
+            continue
+        progress(f"training {task.name}")
+        trained = training.train_task(
+            model.base_model,
+            head,
+            train,
+            recipe(spec, task),
+            pad_id,
+            on_step=lambda rows, name=task.name: progress(f"training {name}", rows),
+        )
+        record.stages.append(_stage(task.name, trained, model))
+        _score(record.stages, spec, model, scored, pad_id, progress)
+        keep(heads)
+    progress("perplexity")
+    if spec.method == "head-only":  # the language model is the base model still
+        record.perplexity["final"] = dict(record.perplexity["initial"])
+    else:
+        record.perplexity["final"] = _perplexity(spec, loaded)
+
+
+def _resume(spec, record, checkpoint):
+    """Tensors of this very run's checkpoint, its numbers put into `record`; None if there is none.
+
+    Nor if a row that it has read is another now.
+    """
+    found = checkpoints.load(checkpoint, record) if checkpoint else None
+    if found is None:
+        return None
+    kept, tensors = found
+    _, read = inputs(spec)
+    if any(read.get(name) != parts for name, parts in kept["data"].items()):
+        return None
+    for name in ("stages", "perplexity", "trainable", "data", "seconds"):
+        setattr(record, name, kept[name])
+    return tensors
+
+
+def _rows(spec, task, loaded, record):
+    """A task's token ids: (those to train on, name -> those to score); digests into `record`."""
+    examples = _examples(spec, task)
+    record.data[task.name] = {part: data.digest(rows) for part, rows in examples.items()}
+    train, scored = None, {}
+    for part, texts in examples.items():
+        rows = training.encode(texts, loaded.tokenizer, spec.max_length, spec.protocol.separator)
+        limits = (task.classes, *_limits(loaded.model))
+        training.check_rows(rows, f"{task.name}, {part}", *limits)
+        if part == "train":
+            train = rows
+        else:
+            scored[task.name if part == "eval" else f"{task.name}, {part}"] = rows
+    return train, scored
+
+
+def _limits(model):
+    """How many token ids there are, and the longest row: with learned positions, no more."""
+    return model.get_input_embeddings().num_embeddings, model.config.max_position_embeddings
+
+
+def _examples(spec, task):
+    """part -> Dataset. Sentiment140 has further parts that are scored beside its evaluation rows:
+
+    `balanced` (as many negative as positive rows) where these are the first ones, all negative, and
+    `three classes` (rows kept out of training) where they are balanced and three labels trained.
+    """
+    protocol = spec.protocol
+    wanted = {"train": ("train", task.train_rows, protocol)}
+    wanted["eval"] = ("tune" if spec.tune else "eval", task.eval_rows, protocol)
+    if task.name == "sentiment140" and protocol.sentiment_eval == "first":
+        balanced = dataclasses.replace(protocol, sentiment_eval="balanced")
+        wanted["balanced"] = ("eval", task.eval_rows // 2 * 2, balanced)
+    three = protocol.sentiment_eval == "balanced" and protocol.labels == "three"
+    if task.name == "sentiment140" and three:
+        wanted["three classes"] = ("held-out", None, protocol)
+    return {
+        name: data.load_task(task.name, part, rows, protocol=chosen, source=spec.source)
+        for name, (part, rows, chosen) in wanted.items()
+    }
+
+
+def _reads_padding(spec):
+    """Whether class logits are read at a padding position, as the published code does for GPT-2."""
+    return spec.protocol.readout == "last-position" and spec.model.padding_side == "right"
+
+
+def _packed(spec):
+    """Whether this run's training rows are laid end to end."""
+    return machine.packs_rows() and not _reads_padding(spec)
+
+
+def recipe(spec, task):
+    """How a spec and its protocol train one task, as a `training.Recipe`."""
+    protocol = spec.protocol
+    return training.Recipe(
+        learning_rate=spec.learning_rate,
+        epochs=task.epochs,
+        batch=spec.batch,
+        seed=spec.seed,
+        schedule=protocol.schedule,
+        peak=task.peak,
+        shuffle=protocol.shuffle,
+        optimiser=protocol.optimiser,
+        dropout=protocol.dropout,
+        checkpointing=spec.checkpointing,
+        last_position=_reads_padding(spec),
+        packed=_packed(spec),
+    )
+
+
+def adapter_config(spec):
+    """The adapter configuration that a spec and its protocol ask for."""
+    protocol = spec.protocol
+    alpha = spec.alpha / spec.rank if protocol.scaling == "alpha/r" else spec.alpha
+    common = {"rank": spec.rank, "alpha": alpha, "seed": spec.seed}
+    common["target_modules"] = spec.model.target_modules
+    if spec.method == "lora":
+        return LoRAConfig(init=protocol.lora_init, **common)
+    if spec.method == "lora-xs":
+        return baselines.LoRAXSConfig(**common)
+    selection = cur.Selection(protocol.weighting, protocol.replacement)
+    return CURLoRAConfig(selection=selection, **common)
+
+
+def new_head(model, classes, seed):
+    """A fresh fp32 `Linear(hidden, classes)` with bias, seeded with 1311 + seed.
+
+    Source: the author's code, `torch.manual_seed(1311)` just before; seed 0 is that.
+    """
+    device = next(model.parameters()).device
+    with torch.random.fork_rng():
+        torch.manual_seed(HEAD_SEED + seed)
+        return torch.nn.Linear(model.config.hidden_size, classes).to(device)
+
+
+def _stage(name, trained, model):
+    # on a CPU the process's highest so far, whichever stage or run that was in
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated() / 2**20
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == "darwin":
+        peak /= 1024  # bytes there
+    norms = {n: layer.update_norm() / layer.weight_norm() for n, layer in adapter_layers(model)}
+    rate = trained["tokens"] / trained["seconds"]
+    return {
+        "task": name,
+        "training": trained,
+        "tokens_per_second": rate,
+        "peak_memory_mib": peak,
+        "norms": norms,
+        "scores": {},
+    }
+
+
+def _score(stages, spec, model, scored, pad_id, progress):
+    """Put the scores of all rows so far into the last stage; a frozen model keeps earlier ones."""
+    start, stage = time.perf_counter(), stages[-1]
+    before = stages[-2]["scores"] if spec.method == "head-only" and len(stages) > 1 else {}
+    for name, (head, encoded) in scored.items():
+        progress(f"scoring {name}")
+        # the author's code pads in this one task's evaluation
+        last_position = _reads_padding(spec) and name.startswith("sentiment140")
+        stage["scores"][name] = before.get(name) or score(
+            model.base_model, head, encoded, pad_id, last_position
+        )
+        progress(f"scoring {name}", len(encoded.ids))
+    stage["scoring_seconds"] = time.perf_counter() - start
+
+
+def score(backbone, head, encoded, pad_id, last_position=False):
+    """`Accuracy` of `head` on a task's encoded rows, as a dict (see `scoring.predict`).
+
+    `answers`: the predicted class of each row, one digit a row, so that two runs can be compared
+    row by row later.
+    """
+    answers = scoring.predict(backbone, head, encoded.ids, pad_id, last_position)
+    metric, references = Accuracy(keep_in_memory=True), encoded.labels.tolist()
+    found = metric.compute(predictions=answers, references=references, classes=head.out_features)
+    return {**found, "answers": "".join(map(str, answers))}
+
+
+def _text_ids(spec, loaded):
+    """The text's token ids (tokens,), read and tokenised once a model."""
+    key = ("ids", spec.source, spec.tune)
+    if key not in loaded.memo:
+        text = data.load_text("tune" if spec.tune else "eval", spec.source)
+        ids = loaded.tokenizer(text, return_tensors="pt", verbose=False)["input_ids"][0]
+        whole = training.Encoded([ids.tolist()], torch.tensor([0]))
+        training.check_rows(whole, "text", 1, _limits(loaded.model)[0], math.inf)
+        loaded.memo[key] = ids
+    return loaded.memo[key]
+
+
+def _perplexity(spec, loaded):
+    ids = _text_ids(spec, loaded)
+    if spec.protocol.perplexity == "whole-text":
+        context = loaded.model.config.max_position_embeddings
+        return scoring.perplexity(loaded.model, ids, context, stride=context // 2)
+    if len(ids) < spec.text_tokens:
+        raise ValueError(
+            f"text_tokens: got {spec.text_tokens}, expected at most {len(ids)}, all there are"
+        )
+    return scoring.perplexity(loaded.model, ids[: spec.text_tokens], spec.text_window)
+
+
+def _base_perplexity(spec, loaded):
+    """Perplexity before anything is trained: the same for all runs on a model, so computed once."""
+    key = (spec.source, spec.protocol.perplexity, spec.text_tokens, spec.text_window, spec.tune)
+    if key not in loaded.memo:
+        loaded.memo[key] = _perplexity(spec, loaded)
+    return dict(loaded.memo[key])
