@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from curlora_lite.replication import data, models, profiles
+from curlora_lite.replication import data, fused, machine, models, profiles
 
 
 def tiny_llama():
@@ -33,14 +33,16 @@ def tiny_gpt2():
 
 def stand_in(put):
     """Tiny models and texts in place of the embedded ones. put: `setattr` or pytest's."""
-    made = {"smollm2-135m": tiny_llama(), "small-gpt2": tiny_gpt2()}
+    made = {"smollm2-135m": tiny_llama(), "smollm2-135m-fused": fused.fuse(tiny_llama())}
     loaded = {
-        name: models.Loaded(name, model, WordTokenizer(), name[0] * 64, {})
+        name: models.Loaded(name, model, WordTokenizer(), "s" * 64, {})
         for name, model in made.items()
     }
     put(models, "load", lambda name, precision, device: loaded[name])
     put(models, "sha256", lambda name: loaded[name].sha256)
-    put(models, "default_device", lambda: "cpu")
+    put(machine, "default_device", lambda: "cpu")
+    put(machine, "fast_precision", lambda: "fp32")
+    put(machine, "packs_rows", lambda: True)
     put(data, "load_task", fake_task)
     put(data, "load_text", lambda part, source: "the news of the day " * 20)
 
