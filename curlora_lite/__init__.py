@@ -17,7 +17,7 @@ from .adapters import (
 )
 from .cur import Selection
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "AdapterFileError",
     "CURLoRAConfig",

@@ -1,13 +1,12 @@
-"""The command line behind the Makefile: `python -m curlora_lite reproduce|fetch|doctor|…`."""
+"""The commands behind the Makefile: `python -m curlora_lite.replication reproduce|audit|…`."""
 
-import argparse
 import logging
 import sys
 import time
 import warnings
 
 from ..checks import known
-from . import notebooks, pages, provenance, records
+from . import notebooks, pages, records
 from .options import parser
 
 
@@ -16,6 +15,7 @@ def main(arguments=None):
     options = parser(__doc__, COMMANDS).parse_args(arguments)
     warnings.filterwarnings("ignore")
     try:
+        _need_checkout(options)
         options.run(options)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from here", file=sys.stderr)
@@ -29,6 +29,14 @@ def main(arguments=None):
     return 0
 
 
+def _need_checkout(options):
+    if options.run is not doctor and not (records.ROOT / "notebooks").is_dir():
+        raise ValueError(
+            "this command needs a checkout of the repository, with its notebooks and results, and "
+            f"{records.ROOT} is none; of what is installed the library works: `import curlora_lite`"
+        )
+
+
 def _failures():
     """What a run or a notebook that fails raises; imported only when something has failed."""
     from papermill import PapermillExecutionError
@@ -39,24 +47,26 @@ def _failures():
 
 
 def reproduce(options):
-    """Compute what is missing of the profile's tables, execute the notebooks, print the tables.
+    """Compute what is missing of the profile's tables, execute the notebooks, say what came out.
 
     tables: compute nothing; tables and figures anew from the records there are, whoever's.
     """
-    from . import grids, profiles
+    from . import grids, profiles, runs, verdict
 
     start = time.perf_counter()
     submit = _submission(options)
     profile = options.profile = _profile(options)
     chosen = _chosen(options)
     tables = profiles.profile_named(profile).tables
+    if any(plan.conditions for plan in tables.values()):
+        raise ValueError(f"PROFILE: {profile} holds the audit's runs; `make audit` computes them")
     for method in options.methods or ():  # the audit has others, the tables and figures not
         known("methods", method, profiles.METHODS)
     for table in tables:  # each choice of runs is checked before anything is fetched
         profiles.grid(profile, table, **chosen)
     _quiet()
     specs = [spec for table in tables for spec in grids.plan(profile, table, **chosen)]
-    computed, runs, books = 0, [], notebooks.of_profile(profile)
+    books = notebooks.of_profile(profile)
     if options.tables:
         absent = [spec.key for spec in specs if records.find(spec) is None]
         if absent:
@@ -64,70 +74,70 @@ def reproduce(options):
                 f"TABLES: {len(absent)} of {len(specs)} runs have no record in "
                 f"{specs[0].precision} ({', '.join(absent)}); PRECISION asks for another"
             )
-        books = [name for name in books if name in (*notebooks.TABLES.values(), "report")]
+        books = [name for name in books if name in notebooks.TABLES.values()]
+        found, computed = [records.find(spec) for spec in specs], 0
     else:
         fetch_all(options)
-        hashes = {}
-        computed = sum(grids.reusable(spec, own=True, known=hashes) is None for spec in specs)
-        submit(specs)
-        runs = grids.run_grid(specs, own=True, workers=options.workers)
-    failed = [run for run in runs if run.status not in records.RESULTS]
+        found, computed = _computed(specs, submit, options)
+    failed = [run for run in found if run.status not in records.RESULTS]
     folder = records.outputs(profile, **chosen)
-    executed = [
-        notebooks.execute(
-            name,
-            {"profile": profile, **chosen},
-            target=folder / "notebooks" / f"{name}.ipynb",
-            anew=options.tables,
-        )
-        for name in books
-    ]
-    for table in tables:
-        print("\n" + (folder / "tables" / f"{table}.md").read_text())
+    executed = _execute(books, {"profile": profile, **chosen}, folder, anew=options.tables)
+    page = records.ROOT / "results" / profile / "README.md"
+    pages.fill(page)
+    verdict.show(runs.of_grid(found))
     print(f"tables, figures, notebooks and records: {folder.relative_to(records.ROOT)}/")
     print(
-        f"{computed} runs computed and {sum(executed)} of {len(executed)} notebooks executed "
+        f"{computed} runs computed and {executed} of {len(books)} notebooks executed "
         f"in {_duration(time.perf_counter() - start)}; the rest was there already"
     )
     if failed:
         lost = [f"{run.spec['method']}-{run.spec['rank']}: {run.message}" for run in failed]
-        raise ValueError(f"{len(lost)} of {len(runs)} runs gave no result: {'; '.join(lost)}")
+        raise ValueError(f"{len(lost)} of {len(found)} runs gave no result: {'; '.join(lost)}")
 
 
 def audit(options):
     """Compute what is missing of the audit's runs, execute its notebook, say where it all is."""
-    from . import doctor, grids, profiles
-    from .audit import plan
+    from . import doctor, grids, machine, profiles
 
     start = time.perf_counter()
     submit = _submission(options)
-    options.profile = _profile(options)
-    profile = profiles.profile_named(options.profile)
-    seeds = options.seeds or profile.tables["table2"].seeds
-    questions = plan.plan(options.profile, real=options.real)
-    specs = plan.all_specs(questions, seeds)
+    profile = options.profile = _profile(options)
+    tables = profiles.profile_named(profile).tables
     _quiet()
+    specs = [s for t in tables for s in grids.plan(profile, t, seeds=options.seeds)]
     fetch_all(options)
-    if options.real:
-        fetch_all(argparse.Namespace(profile="smollm2"))
-    hashes = {}
-    missing = [spec for spec in specs if grids.reusable(spec, own=True, known=hashes) is None]
+    known_hashes = {}
+    missing = [s for s in specs if grids.reusable(s, own=True, known=known_hashes) is None]
     seconds = sum(spec.cost() for spec in missing) * doctor.SECONDS[machine.default_device()]
     print(
-        f"{len(specs)} runs for {len(questions)} questions, seeds {', '.join(map(str, seeds))}; "
-        f"{len(missing)} to compute: roughly {doctor.duration(seconds)} here"
+        f"{len(missing)} of {len(specs)} runs to compute: {doctor.duration(seconds)} here, roughly"
     )
-    submit(specs)
-    grids.run_grid(specs, own=True, workers=options.workers)
-    folder = plan.outputs(options.profile, seeds)
-    given = {"profile": options.profile, "seeds": list(seeds)}  # shows what there is of real data
-    notebooks.execute(
-        "audit", given, target=folder / "notebooks" / "audit.ipynb", beside=(plan.REAL,)
-    )
-    pages.fill(folder / "README.md")
-    print("\n" + (folder / "claims.md").read_text())
-    print(f"tables, figures, notebook and records: {folder.relative_to(records.ROOT)}/")
+    _computed(specs, submit, options)
+    folder = records.outputs(profile, seeds=options.seeds)
+    _execute(["audit"], {"profile": profile, "seeds": options.seeds}, folder)
+    print(f"notebook, tables, figures and records: {folder.relative_to(records.ROOT)}/")
     print(f"{len(missing)} runs computed in {_duration(time.perf_counter() - start)}")
+
+
+def _computed(specs, submit, options):
+    """(the records of all specs, how many of them had to be computed)."""
+    from . import grids, runs
+
+    hashes = {}
+    missing = [spec for spec in specs if grids.reusable(spec, own=True, known=hashes) is None]
+    submit(specs)
+    found = grids.run_grid(specs, own=True, workers=options.workers)
+    runs.write_csv(options.profile)
+    return found, len(missing)
+
+
+def _execute(books, parameters, folder, anew=False):
+    """Execute notebooks into a folder of results; returns how many were not up to date."""
+    targets = {name: folder / "notebooks" / f"{name}.ipynb" for name in books}
+    return sum(
+        notebooks.execute(name, parameters, target=target, anew=anew)
+        for name, target in targets.items()
+    )
 
 
 def _submission(options):
@@ -180,58 +190,26 @@ def doctor(_):
 
 
 def bench(options):
-    """Measure ours beside its alternatives; tables and figures, and its README's tables filled."""
-    from . import figures, models
-    from .benchmark import figures as drawn
-    from .benchmark import measure, stages, subjects, tables
-
-    folder = records.ROOT / "results" / ("benchmarks-quick" if options.quick else "benchmarks")
-    if not options.tables:
-        _quiet()
-        chosen = subjects.subjects()
-        print(measure.announcement(chosen, options.quick), flush=True)
-        for name in models.EMBEDDED:
-            models.prepare(name)
-        measured = measure.measure(chosen, options.quick)
-        measure.save({**measured, **stages.measure(options.quick)}, folder)
-    result = measure.load(folder)
-    runs = [records.load(path) for path in sorted(records.runs_folder("embedded").glob("*.json"))]
-    made = {**tables.tables(result), "stages": stages.table(result, runs)}
-    again = "make bench QUICK=1" if options.quick else "make bench"
-    computed = result["provenance"].values()
-    source = provenance.of_file([f"{folder.name}/benchmarks.json"], computed, again)
-    both = source.joined(provenance.of_runs(runs, again)) if runs else source
-    for name, table in made.items():
-        table.save(folder / "tables" / name, both if name == "stages" else source)
-    for name, figure in drawn.draw(result).items():
-        figures.save(figure, folder / "figures" / name, source)
+    """Measure ours beside its alternatives, in the notebook; tables: from what was measured."""
+    _quiet()
+    name = "benchmarks-quick" if options.quick else "benchmarks"
+    folder = records.ROOT / "results" / name
+    given = {"quick": options.quick, "measure": not options.tables}
+    _execute(["benchmark"], given, folder, anew=True)
     pages.fill(folder / "README.md")
-    print("\n".join(["", made["targets"].markdown(), made["training"].markdown()]))
     print(f"tables, figures and raw times: {folder.relative_to(records.ROOT)}/")
 
 
 def report(options):
-    """One HTML page of the executed notebooks, figures inside, and a reproducibility appendix."""
-    profile = _profile(options)
-    folder = records.outputs(profile, **_chosen(options))
-    named = notebooks.of_profile(profile)
+    """One HTML page of the executed notebooks, figures inside."""
+    folder = records.outputs(_profile(options), **_chosen(options))
+    named = notebooks.of_profile(_profile(options))
     paths = [folder / "notebooks" / f"{name}.ipynb" for name in reversed(named)]
     absent = [str(path) for path in paths if not path.exists()]
     if absent:
         raise ValueError(f"no executed notebook {absent[0]}: run `make reproduce` first")
-    target = folder / "report.html"
-    notebooks.one_page(paths, f"## Appendix\n\n{_appendix(options)}", target)
-    print(f"report: {target.relative_to(records.ROOT)}")
-
-
-def _appendix(options):
-    from . import checklist, grids, profiles
-
-    profile, chosen = _profile(options), _chosen(options)
-    tables = profiles.profile_named(profile).tables
-    specs = [spec for table in tables for spec in grids.plan(profile, table, **chosen)]
-    runs = [record for spec in specs if (record := records.find(spec))]
-    return checklist.appendix(runs, provenance.command("report", profile, **chosen)).markdown()
+    notebooks.one_page(paths, folder / "report.html")
+    print(f"report: {(folder / 'report.html').relative_to(records.ROOT)}")
 
 
 def verify(options):
@@ -243,47 +221,10 @@ def verify(options):
     _quiet()
     fetch_all(options)
     compared = examine.verify(kept)
-    table = examine.table(profile, compared)
-    name = f"verify_{profile.replace('-', '_')}"
-    again = provenance.command("verify", profile, verify=options.keys, share=options.share)
-    source = provenance.of_runs(list(kept.values()), again)
-    table.save(examine.spread.path().parent / "tables" / name, source)
-    print("\n" + table.markdown())
+    print(examine.save(profile, compared))
     broken = [one.key for one in compared if one.held == examine.BROKEN]
     if broken:
         raise ValueError(f"{len(broken)} of {len(compared)} records do not hold: {broken}")
-
-
-def spread(_):
-    """Measure how far a run's numbers move under conditions that stand for other machines."""
-    from . import spread as examine
-
-    _quiet()
-    measured = examine.measure()
-    computed = [found["machine"] for found in measured.values()]
-    source = provenance.of_file(["reliability/spread.json"], computed, "make spread")
-    examine.table(measured).save(examine.path().parent / "tables" / "spread", source)
-    print(f"written: {examine.path().relative_to(records.ROOT)}")
-
-
-def scaling(options):
-    """Measure a small grid with one worker and two; estimate on paper what Mistral-7B's takes."""
-    from . import scaling as examine
-    from .benchmark import measure
-
-    if not options.tables:
-        _quiet()
-        fetch_all(options)
-    content = examine.load() if options.tables else examine.measure()
-    again, table = "make scaling", examine.table(content)
-    folder = records.ROOT / "results" / "reliability"
-    source = provenance.of_file(["reliability/scaling.json"], [content["provenance"]], again)
-    table.save(folder / "tables" / "scaling", source)
-    benchmarks = measure.load(records.ROOT / "results" / "benchmarks")
-    source = provenance.of_code(again, ["benchmarks/benchmarks.json"])
-    examine.estimate_table(benchmarks).save(folder / "tables" / "mistral_estimate", source)
-    pages.fill(folder / "README.md")
-    print(f"\n{table.markdown()}\nwritten: {folder.relative_to(records.ROOT)}/")
 
 
 def readme(_):
@@ -315,6 +256,7 @@ COMMANDS = {
     "readme": readme,
     "bench": bench,
     "verify": verify,
-    "spread": spread,
-    "scaling": scaling,
 }
+
+if __name__ == "__main__":  # worker processes import this file too
+    sys.exit(main())

@@ -35,7 +35,7 @@ def save(path, record, model, heads):
 def load(path, record):
     """(fields of the record so far, tensors) of the run that `record` begins; None if none fits.
 
-    It fits if spec, model and provenance (code version, versions, machine, threads, working copy
+    It fits if spec, version, model and provenance (packages, machine, threads, working copy
     and commit) are those of `record`; the day may be another. A damaged file is none.
     """
     try:
@@ -44,7 +44,7 @@ def load(path, record):
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (FileNotFoundError, safetensors.SafetensorError, ValueError, KeyError, TypeError):
         return None
-    same = all(kept[name] == getattr(record, name) for name in ("spec", "model_sha256"))
+    same = all(kept[name] == getattr(record, name) for name in ("spec", "version", "model_sha256"))
     return (kept, tensors) if same and _place(kept) == _place(vars(record)) else None
 
 

@@ -14,7 +14,7 @@ import transformers
 from tqdm.auto import tqdm
 
 from ..checks import whole
-from . import machine, memory, profiles, records, run_queue, sequence
+from . import inputs, machine, memory, profiles, records, run_queue, sequence
 
 _SMOOTH = {"smoothing": 0, "mininterval": 1}  # the time left by the mean rate
 _POLL = 0.5  # seconds until it is asked again whether another process is done
@@ -82,7 +82,7 @@ def reusable(spec, results=None, own=False, statuses=records.RESULTS, known=None
     known = {} if known is None else known
     shared = what_is_read(spec)
     if shared not in known:
-        known[shared] = sequence.inputs(shared)
+        known[shared] = inputs.digests(shared)
     model, read = known[shared]
     same = all(read.get(name) == parts for name, parts in record.data.items())
     return record if same and record.model_sha256 == model else None

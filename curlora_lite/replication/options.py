@@ -5,12 +5,14 @@ import argparse
 
 def parser(description, runs):
     """An ArgumentParser. runs: name of a command -> the function that takes its options."""
-    whole = argparse.ArgumentParser(prog="curlora_lite", description=description)
+    whole = argparse.ArgumentParser(
+        prog="python -m curlora_lite.replication", description=description
+    )
     commands = whole.add_subparsers(required=True)
     for name, run in runs.items():
         command = commands.add_parser(name)
         command.set_defaults(run=run)
-        if name in ("bench", "scaling"):
+        if name == "bench":
             command.add_argument("--tables", action="store_true", help="anew, without measuring")
         if name == "reproduce":
             command.add_argument("--tables", action="store_true", help="anew, without computing")
@@ -19,7 +21,6 @@ def parser(description, runs):
         if name == "audit":
             command.set_defaults(profile="audit")
             command.add_argument("--seeds", type=_integers)
-            command.add_argument("--real", action="store_true", help="the paper's data too")
             command.add_argument("--workers", type=int)
         if name == "verify":
             command.add_argument("--keys", type=lambda text: text.split(","))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..checks import known, whole
 from . import paper
 from .protocol import Protocol
-from .specs import BESIDE, LARGEST_RANK, METHODS, ModelSpec, RunSpec, TaskSpec
+from .specs import LARGEST_RANK, METHODS, ModelSpec, RunSpec, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def grid(
     seeds = _list("seeds", seeds, plan.seeds)
     methods = _list("methods", methods, chosen.methods)
     for method in methods:
-        known("methods", method, (*METHODS, *BESIDE))
+        known("methods", method, METHODS)
     largest = LARGEST_RANK[plan.model.name]
     for rank in ranks:
         whole("ranks", rank, 1)

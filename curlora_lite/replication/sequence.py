@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import os
 import resource
 import sys
@@ -19,7 +18,7 @@ from ..adapters import (
     count_trainable,
     remove_adapters,
 )
-from . import baselines, checkpoints, data, machine, memory, models, records
+from . import baselines, checkpoints, data, inputs, machine, memory, models, records
 from .accuracy import Accuracy
 
 # Of the numbers: raised by hand whenever a change moves any of them (tests/stored_run.json tells).
@@ -94,33 +93,19 @@ def _deterministic(device):
         torch.use_deterministic_algorithms(before)
 
 
-def inputs(spec):
-    """What a run of this spec would read now: (sha256 of the model, `data` of its record)."""
-    read = {"text": _text_digest(spec)}
-    for task in spec.tasks:
-        rows = _examples(spec, task)
-        read[task.name] = {part: data.digest(dataset) for part, dataset in rows.items()}
-    return models.sha256(spec.model.name), read
-
-
-def _text_digest(spec):
-    part = "tune" if spec.tune else "eval"
-    return {part: data.digest_of_text(data.load_text(part, spec.source))}
-
-
 def _sequence(spec, loaded, record, progress, checkpoint, keep):
     model, pad_id = loaded.model.requires_grad_(False), loaded.tokenizer.pad_token_id
     tensors = _resume(spec, record, checkpoint)
     if not tensors:
         progress("perplexity")
-        record.data["text"] = _text_digest(spec)
+        record.data["text"] = inputs.text_digest(spec)
         record.perplexity["initial"] = _base_perplexity(spec, loaded)
     if spec.method != "head-only":
         add_adapters(model, adapter_config(spec))
         record.trainable["adapter"] = count_trainable(model)
     heads, scored = {}, {}  # task -> head; name of rows -> (their head, the rows)
     for i, task in enumerate(spec.tasks):
-        train, beside = _rows(spec, task, loaded, record)
+        train, beside = inputs.encoded(spec, task, loaded, record.data)
         head = heads[task.name] = new_head(model, task.classes, spec.seed)
         scored |= {name: (head, rows) for name, rows in beside.items()}
         record.trainable[f"head {task.name}"] = sum(p.numel() for p in head.parameters())
@@ -157,54 +142,12 @@ def _resume(spec, record, checkpoint):
     if found is None:
         return None
     kept, tensors = found
-    _, read = inputs(spec)
+    _, read = inputs.digests(spec)
     if any(read.get(name) != parts for name, parts in kept["data"].items()):
         return None
     for name in ("stages", "perplexity", "trainable", "data", "seconds"):
         setattr(record, name, kept[name])
     return tensors
-
-
-def _rows(spec, task, loaded, record):
-    """A task's token ids: (those to train on, name -> those to score); digests into `record`."""
-    examples = _examples(spec, task)
-    record.data[task.name] = {part: data.digest(rows) for part, rows in examples.items()}
-    train, scored = None, {}
-    for part, texts in examples.items():
-        rows = training.encode(texts, loaded.tokenizer, spec.max_length, spec.protocol.separator)
-        limits = (task.classes, *_limits(loaded.model))
-        training.check_rows(rows, f"{task.name}, {part}", *limits)
-        if part == "train":
-            train = rows
-        else:
-            scored[task.name if part == "eval" else f"{task.name}, {part}"] = rows
-    return train, scored
-
-
-def _limits(model):
-    """How many token ids there are, and the longest row: with learned positions, no more."""
-    return model.get_input_embeddings().num_embeddings, model.config.max_position_embeddings
-
-
-def _examples(spec, task):
-    """part -> Dataset. Sentiment140 has further parts that are scored beside its evaluation rows:
-
-    `balanced` (as many negative as positive rows) where these are the first ones, all negative, and
-    `three classes` (rows kept out of training) where they are balanced and three labels trained.
-    """
-    protocol = spec.protocol
-    wanted = {"train": ("train", task.train_rows, protocol)}
-    wanted["eval"] = ("tune" if spec.tune else "eval", task.eval_rows, protocol)
-    if task.name == "sentiment140" and protocol.sentiment_eval == "first":
-        balanced = dataclasses.replace(protocol, sentiment_eval="balanced")
-        wanted["balanced"] = ("eval", task.eval_rows // 2 * 2, balanced)
-    three = protocol.sentiment_eval == "balanced" and protocol.labels == "three"
-    if task.name == "sentiment140" and three:
-        wanted["three classes"] = ("held-out", None, protocol)
-    return {
-        name: data.load_task(task.name, part, rows, protocol=chosen, source=spec.source)
-        for name, (part, rows, chosen) in wanted.items()
-    }
 
 
 def _reads_padding(spec):
@@ -308,20 +251,8 @@ def score(backbone, head, encoded, pad_id, last_position=False):
     return {**found, "answers": "".join(map(str, answers))}
 
 
-def _text_ids(spec, loaded):
-    """The text's token ids (tokens,), read and tokenised once a model."""
-    key = ("ids", spec.source, spec.tune)
-    if key not in loaded.memo:
-        text = data.load_text("tune" if spec.tune else "eval", spec.source)
-        ids = loaded.tokenizer(text, return_tensors="pt", verbose=False)["input_ids"][0]
-        whole = training.Encoded([ids.tolist()], torch.tensor([0]))
-        training.check_rows(whole, "text", 1, _limits(loaded.model)[0], math.inf)
-        loaded.memo[key] = ids
-    return loaded.memo[key]
-
-
 def _perplexity(spec, loaded):
-    ids = _text_ids(spec, loaded)
+    ids = inputs.text_ids(spec, loaded)
     if spec.protocol.perplexity == "whole-text":
         context = loaded.model.config.max_position_embeddings
         return scoring.perplexity(loaded.model, ids, context, stride=context // 2)
