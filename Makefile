@@ -6,9 +6,8 @@ RANKS ?=
 SEEDS ?=
 METHODS ?=
 QUICK ?=
-REAL ?=
 TORCH_BACKEND ?=
-# for the profiles on the paper's own data: a copy of the hub on disk, and switches (see README)
+# for the profiles on the paper's own data: a copy of the hub on disk
 MIRROR ?=
 # of `make verify`: names of records, or a share of all
 VERIFY ?=
@@ -35,31 +34,34 @@ else
 BIN := .venv/bin
 READY := .venv/.curlora_lite
 endif
+PIP := -m pip install --quiet --disable-pip-version-check
 EXTRAS := cache/extras
 # the hub is asked only by profiles that need it, and only where there is no mirror
-EMBEDDED := $(if $(filter-out 0,$(REAL)),,$(filter embedded,$(PROFILE)))
-OFFLINE := $(if $(MIRROR)$(EMBEDDED),HF_HUB_OFFLINE=1)
-ASK := $(if $(MIRROR),CURLORA_MIRROR='$(abspath $(MIRROR))') $(BIN)/python -m curlora_lite
+OFFLINE := $(if $(MIRROR)$(filter embedded audit,$(PROFILE)),HF_HUB_OFFLINE=1)
+ASK := $(if $(MIRROR),CURLORA_MIRROR='$(abspath $(MIRROR))') $(BIN)/python -m curlora_lite.replication
 RUN := $(OFFLINE) $(ASK)
+on = $(filter-out 0,$($(1)))
 
-CHOSEN = --profile $(PROFILE) $(if $(filter-out 0,$(QUICK)),--quick)
+CHOSEN = --profile $(PROFILE) $(if $(call on,QUICK),--quick)
 OPTIONS = $(CHOSEN) $(if $(RANKS),--ranks $(RANKS)) $(if $(SEEDS),--seeds $(SEEDS)) \
 	$(if $(METHODS),--methods $(METHODS)) $(if $(PROTOCOL),--protocol $(PROTOCOL)) \
-	$(if $(PRECISION),--precision $(PRECISION)) $(if $(filter-out 0,$(CHECKPOINTING)),--checkpointing) \
+	$(if $(PRECISION),--precision $(PRECISION)) $(if $(call on,CHECKPOINTING),--checkpointing) \
 	$(if $(WORKERS),--workers $(WORKERS))
 CLUSTER = $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(if $(PARTITION),--partition '$(PARTITION)') \
 	$(if $(GPUS),--gpus $(GPUS)) $(if $(MEMORY),--memory $(MEMORY)) \
 	$(if $(MINUTES),--minutes $(MINUTES))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce audit verify test test-slow notebook report readme bench spread scaling reliability \
+.PHONY: help setup reproduce audit verify test test-slow test-library size notebook report readme bench reliability \
 	audit-deps lint fetch doctor clean
 
 help: ## this list
-	@echo "make TARGET [PROFILE=embedded] [RANKS=8,16] [SEEDS=0,1] [METHODS=lora,curlora] [QUICK=1]"
-	@echo "            [PROTOCOL=corrected] [PRECISION=fp32] [CHECKPOINTING=1] [MIRROR=DIR] [WORKERS=1]"
+	@echo "make TARGET [PROFILE=embedded|smollm2|gpt2-large|mistral-7b] [QUICK=1]"
+	@echo "            [RANKS=8,16] [SEEDS=0,1] [METHODS=head-only,lora,curlora]"
+	@echo "            [PROTOCOL=corrected | PROTOCOL=published,lora_init=usual,…] [PRECISION=fp32|tf32|bf16]"
+	@echo "            [MIRROR=DIR: a copy of the hub's data sets and models] [CHECKPOINTING=1] [WORKERS=1]"
 	@echo "            [EXECUTOR=slurm [PARTITION=NAME] [GPUS=1] [MEMORY=48] [MINUTES=60]]"
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-13s %s\n", $$1, $$2}'
 
 setup: $(READY) ## make the environment from requirements.lock (TORCH_BACKEND=cpu: torch's small CPU build, through uv)
 
@@ -69,31 +71,38 @@ ifneq ($(CONDA_DEFAULT_ENV),curlora_lite)
 	@test -x .venv/bin/python || $(PYTHON) -m venv .venv
 endif
 ifneq ($(TORCH_BACKEND),)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python $(PIP) uv
 	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --torch-backend $(TORCH_BACKEND) -r requirements.lock
 else
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python $(PIP) -r requirements.lock
 endif
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python $(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-reproduce: $(READY) ## both tables, end to end, into results/PROFILE (QUICK=1: rank 8, fewer rows; TABLES=1: tables anew from the records)
-	@$(RUN) reproduce $(OPTIONS) $(CLUSTER) $(if $(filter-out 0,$(TABLES)),--tables)
+reproduce: $(READY) ## both tables, end to end, into results/PROFILE (QUICK=1: rank 8, fewer rows; TABLES=1: from the records)
+	@$(RUN) reproduce $(OPTIONS) $(CLUSTER) $(if $(call on,TABLES),--tables)
 
-audit: $(READY) ## which of the paper's claims hold, into results/audit (REAL=1: on its data too; QUICK=1)
-	$(foreach given,RANKS METHODS PROTOCOL PRECISION,$(if $($(given)),$(error $(given): the audit has its own; it takes SEEDS, QUICK, REAL and WORKERS)))
-	@$(RUN) audit $(if $(filter-out 0,$(QUICK)),--quick) $(if $(filter-out 0,$(REAL)),--real) \
-	  $(if $(SEEDS),--seeds $(SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) $(CLUSTER)
+audit: $(READY) ## which of the paper's claims hold, into results/audit (QUICK=1: two seeds, fewer rows)
+	$(foreach given,RANKS METHODS PROTOCOL PRECISION,$(if $($(given)),$(error $(given): the audit has its own; it takes SEEDS, QUICK and WORKERS)))
+	@$(RUN) audit $(if $(call on,QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) $(CLUSTER)
 
-test: $(READY) ## the tests; no network, under five minutes (MIRROR=DIR: the real data too)
+test: $(READY) ## the tests; no network, under four minutes (MIRROR=DIR: the real data too)
 	$(if $(MIRROR),CURLORA_TEST_MIRROR='$(abspath $(MIRROR))') $(BIN)/python -m pytest -q
 
-test-slow: $(READY) fetch $(EXTRAS) ## the longer tests, on the embedded models
+test-slow: $(READY) fetch $(EXTRAS) ## the longer tests, on the embedded model
 	PYTHONPATH=$(EXTRAS) $(BIN)/python -m pytest -q -m slow
 
 # torchao for one test, beside the environment: where it is installed transformers loads it always
 $(EXTRAS): | $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target $@ torchao==0.18.0
+	$(BIN)/python $(PIP) --no-deps --target $@ torchao==0.18.0
+
+test-library: ## the library alone, with the oldest transformers that it claims
+	@test -x cache/library/bin/python || $(PYTHON) -m venv cache/library
+	cache/library/bin/python $(PIP) torch==2.13.0 transformers==4.56.0 .
+	cache/library/bin/python tests/library_alone.py
+
+size: ## lines of code, and what they may be
+	@$(PYTHON) tests/size.py
 
 fetch: $(READY) ## get and prepare ahead of time what PROFILE needs
 	@$(RUN) fetch $(CHOSEN)
@@ -110,24 +119,17 @@ report: reproduce ## one HTML page of the executed notebooks
 verify: $(READY) ## compute some records of PROFILE again and compare (VERIFY=key,key or SHARE=0.2)
 	@$(RUN) verify $(CHOSEN) $(if $(VERIFY),--keys $(VERIFY)) $(if $(SHARE),--share $(SHARE))
 
-spread: $(READY) ## measure what `make verify` takes its tolerances from (some twelve minutes)
-	@$(RUN) spread
+reliability: $(READY) ## kill grids, try made-up inputs; counts into results/reliability (SLURM=1: on a Slurm of its own)
+	@$(BIN)/python tests/$(if $(call on,SLURM),slurm_grid,reliability).py
 
-scaling: $(READY) ## a small grid with one worker and two, and what Mistral-7B's would take, on paper (four minutes; TABLES=1: tables anew)
-	@$(RUN) scaling $(if $(filter-out 0,$(TABLES)),--tables)
-
-reliability: $(READY) ## kill grids, try made-up inputs; counts into results/reliability (SLURM=1: that part alone, on a Slurm of its own)
-	@$(BIN)/python tests/$(if $(filter-out 0,$(SLURM)),slurm_grid,reliability).py
-	@$(ASK) readme
-
-readme: $(READY) ## put the committed tables into README.md
+readme: $(READY) ## put the tables into the pages that show them
 	@$(RUN) readme
 
-bench: $(READY) ## speed and memory beside LoRA and others, into results/benchmarks, 14 minutes on two idle cores (QUICK=1: two; TABLES=1: tables anew)
-	@$(RUN) bench $(if $(filter-out 0,$(QUICK)),--quick) $(if $(filter-out 0,$(TABLES)),--tables)
+bench: $(READY) ## speed and memory beside LoRA and others, into results/benchmarks (QUICK=1; TABLES=1: nothing measured)
+	@$(RUN) bench $(if $(call on,QUICK),--quick) $(if $(call on,TABLES),--tables)
 
 audit-deps: $(READY) ## known vulnerabilities of the locked versions, by pip-audit, where it can ask
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target cache/audit pip-audit
+	$(BIN)/python $(PIP) --target cache/audit pip-audit
 	PYTHONPATH=cache/audit $(BIN)/python -m pip_audit -r requirements.lock --no-deps --disable-pip
 
 lint: $(READY) ## check style
