@@ -106,7 +106,7 @@ def _embedded(name, train1, train2, scored1, scored2, text_tokens, **kwargs):
         learning_rate=3e-3,
         batch=32,
         max_length=64,
-        text_tokens=4 * text_tokens,
+        text_tokens=text_tokens,
         text_window=256,
     )
     # the tweets keep their three classes, and are not sorted by them
@@ -148,17 +148,17 @@ PROFILES = {
         _embedded(
             "embedded",
             train1=(32, 96, 240),
-            train2=(300, 2000, 1000),
+            train2=(32, 64, 48),
             scored1=(120, 240, 560),
-            scored2=(274, 400, 800),
+            scored2=(80, 80, 80),
             text_tokens=2048,
         ),
         _embedded(
             "embedded-quick",
             train1=(16, 32, 48),
-            train2=(96, 480, 320),
+            train2=(32, 32, 32),
             scored1=(80, 100, 150),
-            scored2=(150, 200, 200),
+            scored2=(40, 40, 40),
             text_tokens=1024,
             ranks=(8,),
         ),
