@@ -1,11 +1,35 @@
-"""Shared fixtures: tiny seeded models, and no network for any test."""
+"""Shared fixtures: tiny seeded models, no network, and a cache folder of its own for each test."""
 
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", f"{tempfile.gettempdir()}/hypothesis")
 
 import pytest
 from small_runs import stand_in, tiny_gpt2, tiny_llama
+
+from curlora_lite.replication import records
+
+
+@pytest.fixture(autouse=True)
+def own_cache(request, monkeypatch, tmp_path):
+    """Slow tests take the embedded model from the real cache: `CURLORA_CACHE`, or the checkout's."""
+    if not request.node.get_closest_marker("slow"):
+        monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def checkout_as_it_was(request):
+    """No test but a slow one writes into the checkout's cache or results."""
+    before = _written()
+    yield
+    if not any(item.get_closest_marker("slow") for item in request.session.items):
+        assert _written() == before
+
+
+def _written():
+    return {path for name in ("cache", "results") for path in (records.ROOT / name).rglob("*")}
 
 
 @pytest.fixture

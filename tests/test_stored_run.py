@@ -1,0 +1,167 @@
+"""The stored run: every number of tiny runs of §6.4, kept in `stored_run.json`.
+
+It guards `sequence.VERSION`, under which records are reused: whoever changes a number has to raise
+it. Then, or after a change here, `python tests/test_stored_run.py` writes the file anew.
+"""
+
+import dataclasses
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import WordTokenizer, tiny_gpt2, tiny_llama
+
+from curlora_lite.replication import corpus, fused, machine, models, sequence
+from curlora_lite.replication.protocol import Protocol
+from curlora_lite.replication.specs import ModelSpec, RunSpec, TaskSpec
+
+FILE = Path(__file__).parent / "stored_run.json"
+RELATIVE = 1e-5  # fp32 on other processors: a few 1e-7 here
+DIGITS = 8
+
+LLAMA = ModelSpec("smollm2-135m", ("q_proj", "k_proj", "v_proj"), "left", 30)
+FUSED = ModelSpec("smollm2-135m-fused", ("qkv_proj",), "right", 30)
+GPT2 = ModelSpec("gpt2-large", ("c_attn",), "right", 30)  # dropout on embeddings too
+TASKS = (
+    TaskSpec("mrpc", 2, 14, 20, 2, 0.75),
+    TaskSpec("sst2", 2, 14, 20, 2, 0.5),
+    TaskSpec("sentiment140", 3, 14, 20, 2, None),
+)
+COMMON = "the a film phone news it was of so very".split()
+TELLING = ("bad worst dull sad".split(), "plain same usual".split(), "good best joy fun".split())
+
+
+def examples(task, part, sentiment_eval):
+    """Made-up rows of the corpus; a third of a text's words tell its class."""
+    chance = random.Random(f"{task} {part}")
+    sides = (0, 1, 2) if task == "sentiment140" else (0, 2)
+    rows = []
+    for i in range(24 if part == "held-out" else 60):
+        side = sides[i % len(sides)]
+        text, pair = (
+            " ".join(chance.choice(TELLING[side] if chance.random() < 0.3 else COMMON)
+                     for _ in range(chance.randint(2, 9)))
+            for _ in range(2)
+        )  # fmt: skip
+        label = 2 * side if task == "sentiment140" else side // 2
+        rows.append((text, pair if task == "mrpc" else None, label))
+    return rows
+
+
+def text(part):
+    chance = random.Random(part)
+    return " ".join(chance.choice([*COMMON, *TELLING[0], *TELLING[2]]) for _ in range(150))
+
+
+def stand_in(put):
+    """Models whose weights are five times the usual at the start, so that projections matter."""
+    made = {LLAMA.name: tiny_llama(), FUSED.name: tiny_llama(), GPT2.name: tiny_gpt2()}
+    for model in made.values():
+        for name, parameter in model.named_parameters():
+            parameter.data.mul_(1 if "norm" in name or "ln_" in name else 5)
+    made[FUSED.name] = fused.fuse(made[FUSED.name])
+    loaded = {n: models.Loaded(n, m, WordTokenizer(), "s" * 64, {}) for n, m in made.items()}
+    put(models, "load", lambda name, precision, device: loaded[name])
+    put(machine, "default_device", lambda: "cpu")
+    put(machine, "installed_memory", lambda: 10**12)
+    put(corpus, "examples", examples)
+    put(corpus, "text", text)
+
+
+def specs():
+    """name -> RunSpec: two seeds of three methods under two protocols on three models."""
+    found = {}
+    for model in (LLAMA, FUSED, GPT2):
+        for protocol in (Protocol.published(), Protocol.corrected()):
+            for method in ("head-only", "lora", "curlora"):
+                spec = RunSpec(
+                    "stored", "table1", model, TASKS, method, None if method == "head-only" else 4,
+                    alpha=1.0, seed=0, protocol=protocol, learning_rate=0.02, batch=4,
+                    max_length=16, text_tokens=64, text_window=32, precision="fp32",
+                )  # fmt: skip
+                for seed in (0, 3):
+                    name = f"{model.name}, {protocol.name()}, {method}, seed {seed}"
+                    found[name] = dataclasses.replace(spec, seed=seed)
+    return found
+
+
+def computed(put):
+    """All numbers of the runs, as plain data."""
+    stand_in(put)
+    threads, runs = torch.get_num_threads(), {}
+    torch.set_num_threads(1)
+    try:
+        for name, spec in specs().items():
+            # both ways of laying rows out, which machines choose between: one a seed
+            put(machine, "packs_rows", lambda spec=spec: spec.seed == 0)
+            runs[name] = numbers(sequence.run(spec))
+    finally:
+        torch.set_num_threads(threads)
+    return {"version": sequence.VERSION, "runs": runs}
+
+
+def numbers(record):
+    assert record.status == "finished"
+    kept = {"perplexity": [list(text.values()) for text in record.perplexity.values()]}
+    for stage in record.stages:
+        trained, scores = stage["training"], stage["scores"].items()
+        kept[stage["task"]] = {
+            "losses": trained["losses"],
+            "steps, tokens, last rate": [trained[k] for k in ("steps", "tokens", "last_rate")],
+            "norms": list(stage["norms"].values()),
+            # accuracy, n, majority, how often each class was answered, the answers
+            **{f"{task} scored": list(score.values()) for task, score in scores},
+        }
+    return kept
+
+
+def differences(stored, found, place=""):
+    """Where two trees of plain data differ, in words."""
+    if isinstance(stored, dict) and isinstance(found, dict) and stored.keys() == found.keys():
+        pairs = [(key, stored[key], found[key]) for key in stored]
+    elif isinstance(stored, list) and isinstance(found, list) and len(stored) == len(found):
+        pairs = zip(range(len(stored)), stored, found, strict=True)
+    elif isinstance(stored, float) and isinstance(found, float):
+        near = math.isclose(stored, found, rel_tol=RELATIVE, abs_tol=1e-9)
+        return [] if near else [f"{place}: {found!r}, stored {stored!r}"]
+    else:
+        return [] if stored == found else [f"{place}: {found!r}, stored {stored!r}"]
+    return [said for key, *both in pairs for said in differences(*both, f"{place}/{key}")]
+
+
+def test_no_number_has_changed_under_the_same_version(monkeypatch):
+    stored, found = json.loads(FILE.read_text()), computed(monkeypatch.setattr)
+    again = "`python tests/test_stored_run.py` writes the stored run anew"
+    if found["version"] != stored["version"]:
+        pytest.fail(f"sequence.VERSION is raised: {again}")
+    changed = differences(stored, found)
+    assert not changed, (
+        f"{len(changed)} numbers are others than those stored under version {stored['version']}. "
+        f"If they are to change, raise sequence.VERSION; then {again}. If not, something broke "
+        "them:\n" + "\n".join(changed[:8])
+    )
+
+
+def rounded(value):
+    if isinstance(value, dict):
+        return {key: rounded(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(part) for part in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def written(value, depth=0):
+    """JSON with a line for each list."""
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    inner = " " * (depth + 1)
+    lines = [f"{inner}{json.dumps(key)}: {written(v, depth + 1)}" for key, v in value.items()]
+    return "{\n" + ",\n".join(lines) + "\n" + " " * depth + "}"
+
+
+if __name__ == "__main__":
+    FILE.write_text(written(rounded(computed(setattr))) + "\n")
+    print(f"written: {FILE}")
