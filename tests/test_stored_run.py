@@ -56,13 +56,20 @@ def text(part):
     return " ".join(chance.choice([*COMMON, *TELLING[0], *TELLING[2]]) for _ in range(150))
 
 
+def dropout(x, p=0.5, training=True, inplace=False):
+    """By uniform draws: torch draws its own masks in another way on processors by Intel."""
+    return x * (torch.rand_like(x) >= p) / (1 - p) if training else x
+
+
 def stand_in(put):
     """Models whose weights are five times the usual at the start, so that projections matter."""
     made = {LLAMA.name: tiny_llama(), FUSED.name: tiny_llama(), GPT2.name: tiny_gpt2()}
     for model in made.values():
         for name, parameter in model.named_parameters():
-            parameter.data.mul_(1 if "norm" in name or "ln_" in name else 5)
+            parameter.data.mul_(1 if "norm" in name or "ln_" in name else 4)
+        model.set_attn_implementation("eager")  # whose dropout is the one below
     made[FUSED.name] = fused.fuse(made[FUSED.name])
+    put(torch.nn.functional, "dropout", dropout)
     loaded = {n: models.Loaded(n, m, WordTokenizer(), "s" * 64, {}) for n, m in made.items()}
     put(models, "load", lambda name, precision, device: loaded[name])
     put(machine, "default_device", lambda: "cpu")
@@ -79,7 +86,7 @@ def specs():
             for method in ("head-only", "lora", "curlora"):
                 spec = RunSpec(
                     "stored", "table1", model, TASKS, method, None if method == "head-only" else 4,
-                    alpha=1.0, seed=0, protocol=protocol, learning_rate=0.02, batch=4,
+                    alpha=1.0, seed=0, protocol=protocol, learning_rate=0.005, batch=4,
                     max_length=16, text_tokens=64, text_window=32, precision="fp32",
                 )  # fmt: skip
                 for seed in (0, 3):
@@ -132,6 +139,8 @@ def differences(stored, found, place=""):
     return [said for key, *both in pairs for said in differences(*both, f"{place}/{key}")]
 
 
+# without it torch draws indices without replacement in another way
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="needs Intel's MKL")
 def test_no_number_has_changed_under_the_same_version(monkeypatch):
     stored, found = json.loads(FILE.read_text()), computed(monkeypatch.setattr)
     again = "`python tests/test_stored_run.py` writes the stored run anew"
