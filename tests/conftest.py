@@ -7,16 +7,26 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", f"{tempfile.gettempdir()}/hypothesis")
 
 import pytest
+import torch
 from small_runs import stand_in, tiny_gpt2, tiny_llama
 
 from curlora_lite.replication import records
 
 
 @pytest.fixture(autouse=True)
-def own_cache(request, monkeypatch, tmp_path):
-    """Slow tests take the embedded model from the real cache: `CURLORA_CACHE`, or the checkout's."""
-    if not request.node.get_closest_marker("slow"):
-        monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
+def own_place(request, monkeypatch, tmp_path):
+    """A cache folder of its own and one thread, which is faster for what is tiny.
+
+    Slow tests have the real cache, with the embedded model: `CURLORA_CACHE`, or the checkout's.
+    """
+    if request.node.get_closest_marker("slow"):
+        yield
+        return
+    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True, scope="session")

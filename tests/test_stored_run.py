@@ -30,8 +30,8 @@ TASKS = (
     TaskSpec("sst2", 2, 14, 20, 2, 0.5),
     TaskSpec("sentiment140", 3, 14, 20, 2, None),
 )
-COMMON = "the a film phone news it was of so very".split()
-TELLING = ("bad worst dull sad".split(), "plain same usual".split(), "good best joy fun".split())
+COMMON = ("the", "a", "film", "phone", "news", "it", "was", "of", "so", "very")
+TELLING = (("bad", "worst", "dull"), ("plain", "same", "usual"), ("good", "best", "joy"))
 
 
 def examples(task, part, sentiment_eval):
