@@ -1,0 +1,86 @@
+"""Accuracy on hand-worked answers; perplexity from its definition."""
+
+import math
+
+import pytest
+import torch
+
+from curlora_lite import scoring, training
+from curlora_lite.replication.accuracy import Accuracy
+
+# three classes, counted apart: 4, 2 and 1 rows of them, 1, 3 and 3 answers
+REFERENCES, PREDICTIONS = [0, 0, 0, 0, 1, 2, 1], [0, 1, 1, 2, 1, 2, 2]
+
+
+def test_accuracy_by_hand():
+    expected = {"accuracy": 3 / 7, "n": 7, "majority": 4 / 7, "predicted": [1, 3, 3]}
+    assert scoring.accuracy(PREDICTIONS, REFERENCES, 3) == expected
+    given = {"predictions": PREDICTIONS, "references": REFERENCES, "classes": 3}
+    assert Accuracy(keep_in_memory=True).compute(**given) == expected
+    with pytest.raises(ValueError, match="references: got none"):
+        scoring.accuracy([], [], 3)
+
+
+def test_answers_come_back_in_the_order_of_the_rows(llama):
+    """They are read by length; each is the one that the row gets alone."""
+    rows = [[n, 3 * n % 64] * n for n in (9, 2, 30, 4, 1, 17, 12)]
+    torch.manual_seed(3)
+    head = torch.nn.Linear(32, 5, bias=False)
+    alone = [scoring.predict(llama.base_model, head, [row], 0)[0] for row in rows]
+    assert len(set(alone)) > 1
+    assert scoring.predict(llama.base_model, head, rows, 0) == alone
+    encoded = training.Encoded(rows, torch.tensor(alone))
+    assert scoring.score_task(llama.base_model, head, encoded, 0)["accuracy"] == 1
+
+
+def nats(model, ids, window):
+    """-log p of each token but the first of each window, in fp64 of the model's own logits."""
+    found = []
+    for start in range(0, len(ids), window):
+        part = ids[start : start + window]
+        with torch.no_grad():
+            logs = model(part[None]).logits[0].double().log_softmax(-1)
+        found += [-logs[i, part[i + 1]].item() for i in range(len(part) - 1)]
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [5, 8, 20])
+def test_perplexity_from_the_definition(llama, window, dtype):
+    """Logits in bf16 have their likelihoods taken in fp32: one rounding, not three."""
+    llama.to(dtype)
+    for parameter in llama.parameters():
+        parameter.data.mul_(4)  # so that logits differ enough for bf16 to round them
+    ids = torch.arange(20) % 64
+    expected = nats(llama, ids, window)
+    found = scoring.perplexity(llama, ids, window)
+    assert (found["tokens"], found["window"]) == (len(expected), window)
+    assert found["perplexity"] == pytest.approx(math.exp(sum(expected) / len(expected)), rel=1e-5)
+
+
+def test_strided_perplexity_is_each_token_once_in_its_longest_context(llama):
+    """Against the log-likelihoods read off one forward pass a window, token by token."""
+    ids = torch.randint(0, 64, (37,), generator=torch.Generator().manual_seed(0))
+    scored = {}
+    for start in range(0, 36, 5):
+        for i, nat in enumerate(nats(llama, ids[start : start + 10], 10), 1):
+            scored.setdefault(start + i, nat)
+    found = scoring.perplexity(llama, ids, 10, stride=5)
+    assert found["tokens"] == 36 == len(scored)
+    assert found["perplexity"] == pytest.approx(math.exp(sum(scored.values()) / 36), rel=1e-5)
+
+
+def test_perplexity_is_taken_without_dropout(gpt2):
+    ids = torch.arange(40) % 64
+    expected = scoring.perplexity(gpt2.eval(), ids, 20)
+    assert scoring.perplexity(gpt2.train(), ids, 20) == expected
+    assert gpt2.transformer.drop.p > 0
+
+
+def test_what_has_no_perplexity(llama):
+    for ids, window in ((torch.arange(1), 8), (torch.arange(9), 1)):
+        with pytest.raises(ValueError, match="expected 2 or more of both"):
+            scoring.perplexity(llama, ids, window)
+    llama.model.norm.weight.data.fill_(math.nan)
+    with pytest.raises(training.DivergedError, match="the mean log-likelihood is nan"):
+        scoring.perplexity(llama, torch.arange(9), 8)
