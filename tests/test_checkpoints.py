@@ -7,7 +7,7 @@ import pytest
 import torch
 from small_runs import small_grid
 
-from curlora_lite.replication import data, grids, records, sequence, verify
+from curlora_lite.replication import checkpoints, data, grids, records, sequence, verify
 
 
 class KilledError(Exception):
@@ -28,107 +28,97 @@ def killed_at(place):
     return progress
 
 
-def trained(spec, checkpoint, killed=None):
-    """(the record, how many rows each task was trained on) of a run that may end early."""
-    rows = {}
+# where -> (what is said there, the n-th time; how many tasks the checkpoint has by then)
+PLACES = {
+    "in the first task": ("training mrpc", 1, 0),
+    "in the second": ("training sst2", 1, 1),
+    "while scoring the second": ("scoring mrpc", 2, 1),
+    "in the third": ("training sentiment140", 1, 2),
+    "after the third": ("perplexity", 2, 3),
+}
+
+
+def killed(spec, checkpoint, where="in the third"):
+    with pytest.raises(KilledError):
+        sequence.run(spec, killed_at(PLACES[where][:2]), checkpoint)
+
+
+def one(table="table1", method="curlora", **changes):
+    spec = small_grid(table, methods=[method], seeds=[3])[0]
+    return dataclasses.replace(spec, learning_rate=0.01, **changes)
+
+
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize("method", ["head-only", "lora", "curlora", "lora-xs"])
+def test_a_killed_run_goes_on_to_the_same_numbers(tiny, monkeypatch, where, method):
+    spec = one("table2", method)
+    assert spec.protocol.dropout  # draws on the random generator's state
+    undisturbed = sequence.run(spec)
+    checkpoint = tiny / "state.safetensors"
+    killed(spec, checkpoint, where)
+    torch.manual_seed(17)  # another process's
+    trained, train = [], sequence.training.train_task
+
+    def counted(*given, **named):
+        trained.append(1)
+        return train(*given, **named)
+
+    monkeypatch.setattr(sequence.training, "train_task", counted)
+    again = sequence.run(spec, checkpoint=checkpoint)
+    assert verify.plain(again) == verify.plain(undisturbed)
+    assert len(trained) == 3 - PLACES[where][2]  # finished tasks are not trained again
+
+
+def test_the_bar_moves_as_far_as_that_of_an_undisturbed_run(tiny):
+    spec, checkpoint, rows = one(), tiny / "state.safetensors", {}
 
     def progress(said, examples=0):
         if said.startswith("training"):
             rows[said] = rows.get(said, 0) + examples
-        if killed:
-            killed(said, examples)
 
-    record = sequence.run(spec, progress, checkpoint)
-    return record, rows
-
-
-PLACES = {
-    "in the first task": ("training mrpc", 1),
-    "in the second": ("training sst2", 1),
-    "while scoring the second": ("scoring mrpc", 2),
-    "in the third": ("training sentiment140", 1),
-    "after the third": ("perplexity", 2),
-}
+    killed(spec, checkpoint)
+    sequence.run(spec, progress, checkpoint)
+    assert rows == {f"training {task.name}": 12 for task in spec.tasks}
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("method", ["head-only", "lora", "curlora", "full"])
-def test_a_killed_run_goes_on_to_the_same_numbers(tiny, place, method):
-    spec = small_grid("table2", methods=["lora"])[0]
-    if method != "lora":
-        spec = dataclasses.replace(spec, method=method, rank=None if method == "head-only" else 4)
-    spec = dataclasses.replace(spec, learning_rate=0.01)
-    assert spec.protocol.dropout  # draws on the random generator's state
-    undisturbed = sequence.run(spec)
-    checkpoint = tiny / "state.safetensors"
-    with pytest.raises(KilledError):
-        trained(spec, checkpoint, killed_at(PLACES[place]))
-    assert checkpoint.exists() == (place not in list(PLACES)[:1])
-    torch.manual_seed(17)  # another process's
-    kept = records.RunRecord(spec.to_dict(), model_sha256="s" * 64)
-    kept.provenance = records.provenance("cpu")
-    done = len(
-        sequence.checkpoints.load(checkpoint, kept)[0]["stages"] if checkpoint.exists() else []
-    )
-    again = sequence.run(spec, checkpoint=checkpoint)
-    assert verify.plain(again) == verify.plain(undisturbed)
-    assert done == {"in the first task": 0, "in the third": 2, "after the third": 3}.get(place, 1)
+def other_version(patch):
+    patch.setattr(sequence, "VERSION", sequence.VERSION + 1)
 
 
-def test_finished_tasks_are_not_trained_again(tiny, monkeypatch):
-    spec = small_grid(methods=["curlora"])[0]
-    checkpoint = tiny / "state.safetensors"
-    with pytest.raises(KilledError):
-        trained(spec, checkpoint, killed_at(PLACES["in the third"]))
-    calls = []
-    train = sequence.training.train_task
-
-    def counted(backbone, head, task, *rest, **named):
-        calls.append(task.name)
-        return train(backbone, head, task, *rest, **named)
-
-    monkeypatch.setattr(sequence.training, "train_task", counted)
-    _, rows = trained(spec, checkpoint)
-    assert calls == ["sentiment140"]
-    assert rows == {f"training {task.name}": 12 for task in spec.tasks}  # the bar moves as far
+def other_rows(patch):
+    patch.setattr(data, "digest", lambda rows: "other")
 
 
-OTHERS = {
-    "another seed": lambda spec, patch: dataclasses.replace(spec, seed=1),
-    "another rate": lambda spec, patch: dataclasses.replace(spec, learning_rate=0.5),
-    "other code": lambda spec, patch: patch.setattr(records.numerics, "version", lambda: "other"),
-    "other rows": lambda spec, patch: patch.setattr(data, "digest", lambda rows: "other"),
-}
+def other_commit(patch):
+    patch.setattr(records, "commit", lambda: {"commit": "other", "dirty": False})
 
 
-@pytest.mark.parametrize("other", [*OTHERS, "a damaged file"])
+@pytest.mark.parametrize(
+    "other", [{"seed": 1}, {"learning_rate": 0.5}, other_version, other_rows, other_commit, "bytes"]
+)
 def test_what_another_run_left_is_not_gone_on_with(tiny, monkeypatch, other):
-    spec = small_grid(methods=["curlora"])[0]
-    checkpoint = tiny / "state.safetensors"
-    with pytest.raises(KilledError):
-        trained(spec, checkpoint, killed_at(PLACES["in the third"]))
-    if other in OTHERS:
-        spec = OTHERS[other](spec, monkeypatch) or spec
-    else:
+    spec, checkpoint = one(), tiny / "state.safetensors"
+    killed(spec, checkpoint)
+    if other == "bytes":
         checkpoint.write_bytes(checkpoint.read_bytes()[:-7])
+    elif callable(other):
+        other(monkeypatch)
+    else:
+        spec = dataclasses.replace(spec, **other)
     fresh = sequence.run(spec)
-    monkeypatch.setattr(sequence.checkpoints, "restore", None)  # not called
+    monkeypatch.setattr(checkpoints, "restore", None)  # not called
     assert verify.plain(sequence.run(spec, checkpoint=checkpoint)) == verify.plain(fresh)
 
 
 def test_a_grid_keeps_checkpoints_while_it_computes_and_none_afterwards(tiny, monkeypatch):
-    specs = small_grid(methods=["curlora"])[:1]
+    specs = [one()]
     folder = records.runs_folder("embedded", tiny).parent / ".checkpoints"
-    run = sequence.run
-
-    def killed(spec, _, checkpoint):
-        return run(spec, killed_at(PLACES["in the third"]), checkpoint)
-
-    monkeypatch.setattr(continual, "run", killed)
+    run, progress = sequence.run, killed_at(PLACES["in the third"][:2])
+    monkeypatch.setattr(sequence, "run", lambda spec, _, kept: run(spec, progress, kept))
     with pytest.raises(grids.RunFailedError):
         grids.run_grid(specs, tiny, workers=1)
     assert [path.stem for path in folder.iterdir()] == [specs[0].key]
-    monkeypatch.setattr(continual, "run", run)
+    monkeypatch.setattr(sequence, "run", run)
     found = grids.run_grid(specs, tiny, workers=1)
     assert list(folder.iterdir()) == []
     assert verify.plain(found[0]) == verify.plain(run(specs[0]))
@@ -136,7 +126,7 @@ def test_a_grid_keeps_checkpoints_while_it_computes_and_none_afterwards(tiny, mo
 
 def test_on_a_gpu_only_repeatable_operations_are_allowed_and_the_setting_ends_with_the_run(tiny):
     """No GPU here: the setting itself, and that a run's operations are none that it refuses."""
-    spec = small_grid("table2", methods=["curlora"])[0]
+    spec = one("table2")
     usual = sequence.run(spec)
     with sequence._deterministic("cpu"):
         assert not torch.are_deterministic_algorithms_enabled()

@@ -83,7 +83,7 @@ def test_a_run_that_another_process_computes_is_waited_for(folder, monkeypatch, 
         records.save(records.RunRecord(first.to_dict()), runs / f"{first.key}.json")
         theirs.release()
 
-    monkeypatch.setattr(continual, "run", run)
+    monkeypatch.setattr(sequence, "run", run)
     monkeypatch.setattr(grids, "time", types.SimpleNamespace(sleep=finish))
     found = grids.run_grid([first, second], folder, workers=1)
     assert [record.spec["rank"] for record in found] == [1, 2]
@@ -92,7 +92,7 @@ def test_a_run_that_another_process_computes_is_waited_for(folder, monkeypatch, 
 
 def whole_grid(folder, monkeypatch):
     specs = endurance.made_up_grid(3)
-    monkeypatch.setattr(continual, "run", endurance.made_up)
+    monkeypatch.setattr(sequence, "run", endurance.made_up)
     grids.run_grid(specs[:1], folder, workers=1)
     path = records.runs_folder("embedded", folder) / f"{specs[0].key}.json"
     return specs, path, path.read_bytes()
@@ -114,7 +114,7 @@ def test_a_full_disk_is_one_clear_line_and_leaves_what_was_there(folder, monkeyp
     assert str(path.parent) in str(caught.value) and "\n" not in str(caught.value)
     assert path.read_bytes() == before and left(path) == [path.name]
     monkeypatch.undo()
-    monkeypatch.setattr(continual, "run", endurance.made_up)
+    monkeypatch.setattr(sequence, "run", endurance.made_up)
     monkeypatch.setenv("CURLORA_CACHE", str(folder.parent / "cache"))
     assert len(grids.run_grid(specs, folder, workers=1)) == 3
 
@@ -184,10 +184,15 @@ def test_parts_left_by_a_kill_are_cleared_and_never_counted(tiny):
 
 def test_two_name_the_working_copy_alike(folder):
     """Several processes at once in a working copy without a name: all read the same one."""
-    code = "from curlora_lite import records; print(records.workspace())"
+    code = "from curlora_lite.replication import records; print(records.workspace())"
     command = [sys.executable, "-c", code]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert len({process.communicate()[0] for process in processes}) == 1
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=records.ROOT)
+        for _ in range(2)
+    ]
+    names = [process.communicate()[0].strip() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert names[0] == names[1] == records.workspace() and len(names[0]) == 12
 
 
 def test_specs_are_told_apart_in_a_queue(folder):
