@@ -126,8 +126,11 @@ def _shown(how, old, largest, held):
 
 
 def tolerances(measured, record):
-    """kind of number -> largest deviation allowed: as measured; accuracies and answers may always
-    differ by one row of the smallest evaluation. Kinds that were not measured are not in it."""
+    """kind of number -> largest deviation that is allowed; kinds not measured are not in it.
+
+    As measured, of one kind of place; accuracies and answers may always differ by one row of the
+    record's smallest evaluation.
+    """
     row = 1 / min((s["n"] for stage in record.stages for s in stage["scores"].values()), default=1)
     at_least = {kind: max(row, measured.get(kind, 0.0)) for kind in ("accuracy", "answers")}
     return {**measured, **at_least, "exact": 0.0}
@@ -163,7 +166,7 @@ def _distance(kind, old, new):
 def plain(record):
     """All of a record that must come out again, name -> (kind, value); kinds: see `KINDS`."""
     content = json.loads(json.dumps(dataclasses.asdict(record)))
-    return dict(_leaves(content, "", "exact"))
+    return {"spec": ("exact", content.pop("spec")), **dict(_leaves(content, "", "exact"))}
 
 
 def _leaves(part, name, kind):
@@ -176,7 +179,7 @@ def _leaves(part, name, kind):
 
 
 def save(profile, found, folder=TOLERANCES.parent / "tables"):
-    """Write what `verify` found as `verify_<profile>.md` and `.csv`."""
+    """Write what `verify` found as `verify_<profile>.md` and `.csv`; returns the Markdown."""
     here = records.provenance(machine.default_device(), None)
     versions = ", ".join(f"{name} {version}" for name, version in here["packages"].items())
     note = f"Computed {here['date']} at commit {here['commit']} on {here['device']}; {versions}."
@@ -184,3 +187,4 @@ def save(profile, found, folder=TOLERANCES.parent / "tables"):
     for suffix, content in ((".md", text), (".csv", found.to_csv(index=False))):
         with fetch.aside(folder / f"verify_{profile.replace('-', '_')}{suffix}") as part:
             part.write_text(content)
+    return text
