@@ -1,12 +1,11 @@
 """`python tests/tolerances.py [FOLDER]`: measure how far numbers move on other machines.
 
-Runs at rank 8 of profile embedded-quick (Table 2's with fewer rows), each under conditions that
-stand for other machines, one process after the other; the records stay in FOLDER, and what is there
-is not computed again. Writes `results/reliability/tolerances.json`, which `make verify` reads, and
-a table of what was measured. An hour on one idle core.
+The runs at rank 8 of both tables, each under conditions that stand for other machines, one process
+after the other; the records stay in FOLDER, and what is there is not computed again. Writes
+`results/reliability/tolerances.json`, which `make verify` reads, and a table of what was measured.
+Half an hour on one idle core.
 """
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -20,6 +19,7 @@ from curlora_lite.replication import fetch, machine, profiles, records, sequence
 
 FACTOR = 2  # of k conditions alike one more is the farthest with probability 1 / (k + 1)
 AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}
+RUNS = {"table1": "embedded-quick", "table2": "embedded"}  # of which profile
 BASE = "one thread"
 # name -> (kind, threads, environment, tables); dropout is in Table 2 alone, packed rows in Table 1
 CONDITIONS = {
@@ -35,17 +35,7 @@ def grid(condition, precision):
     """The specs of a condition: LoRA-8 and CURLoRA-8 of each of its tables."""
     chosen = {"ranks": [8], "methods": ["lora", "curlora"], "precision": precision}
     tables = CONDITIONS[condition][3]
-    return [cut(s) for t in tables for s in profiles.grid("embedded-quick", t, **chosen)]
-
-
-def cut(spec):
-    """Table 2's with fewer rows to train on, so that a run takes two minutes."""
-    if spec.table == "table1":
-        return spec
-    rows = zip(spec.tasks, (64, 240, 160), strict=True)
-    return dataclasses.replace(
-        spec, tasks=tuple(dataclasses.replace(task, train_rows=n) for task, n in rows)
-    )
+    return [s for table in tables for s in profiles.grid(RUNS[table], table, **chosen)]
 
 
 def compute(condition, precision, folder):
