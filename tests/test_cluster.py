@@ -26,7 +26,8 @@ def test_what_is_asked_follows_from_the_specs():
     large = cluster.needs(profiles.grid("mistral-7b", "table1"))
     assert (large.gpus, large.memory, large.cpus) == (1, 49, 4)
     half = cluster.needs(profiles.grid("mistral-7b", "table1", precision="bf16"))
-    assert half.memory < large.memory and half.minutes == large.minutes
+    assert half.memory < large.memory
+    assert 3 < (large.minutes - 15) / (half.minutes - 15) <= 4  # fp32 is slower there
 
 
 def test_what_is_given_replaces_it():

@@ -56,14 +56,13 @@ def needs(specs, *, gpus=None, memory_gb=None, minutes=None, partition=None):
     Memory from `memory.estimate` and a quarter, time from `RunSpec.cost`, a GPU where the longest
     run would take an hour or more without. ValueError for what is no whole number above zero.
     """
-    cost = max(spec.cost() for spec in specs)
     if gpus is None:
-        gpus = int(cost * doctor.SECONDS["cpu"] >= GPU_FROM)
+        gpus = int(max(doctor.seconds(spec, "cpu") for spec in specs) >= GPU_FROM)
     if memory_gb is None:
         memory_gb = math.ceil(1.25 * max(map(memory.estimate, specs)) / 1e9)
     if minutes is None:
-        seconds = cost * doctor.SECONDS["cuda" if gpus else "cpu"]
-        minutes = START + math.ceil(SLACK * seconds / 60)
+        longest = max(doctor.seconds(spec, "cuda" if gpus else "cpu") for spec in specs)
+        minutes = START + math.ceil(SLACK * longest / 60)
     whole("GPUS", gpus, 0)
     whole("MEMORY", memory_gb, 1)
     whole("MINUTES", minutes, 1)
