@@ -184,7 +184,8 @@ class Cluster:
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 has = (path / "environ").read_bytes().decode(errors="replace").split("\0")
-                if wanted <= set(has) and any(v.startswith("SLURM_JOB_ID=") for v in has):
+                step = (path / "comm").read_text().startswith("slurmstepd")  # left by its job
+                if wanted <= set(has) and (step or any(v.startswith("SLURM_JOB_ID=") for v in has)):
                     found |= {int(path.name), *_steps_above(path)}
         return found - {os.getpid()}
 

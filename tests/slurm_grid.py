@@ -1,6 +1,7 @@
 """A grid on a real Slurm of this machine: a node killed mid-way, and what scheduling costs a run.
 
-`make reliability SLURM=1` measures and writes `results/reliability/slurm.json` and its table.
+The runs are real ones on tiny models, made to last some seconds. `make reliability SLURM=1`
+measures and writes `results/reliability/slurm.json` and its table.
 """
 
 import contextlib
@@ -14,34 +15,29 @@ import time
 from pathlib import Path
 
 import endurance
+import pandas as pd
 import safetensors
 import slurm_cluster
+import small_runs
+import torch
 
-from curlora_lite.replication import (
-    checkpoints,
-    cluster,
-    fetch,
-    grids,
-    models,
-    profiles,
-    provenance,
-    records,
-)
-from curlora_lite.replication.tables import Table
+from curlora_lite.replication import checkpoints, cluster, fetch, grids, records
 
 FOLDER = records.ROOT / "results" / "reliability"
 RANKS = (4, 8, 16, 24)
 
 
 def specs(ranks):
-    """Table 2 of profile embedded-quick, on the small GPT-2."""
-    fast = models.fast_precision()
-    return profiles.grid("embedded-quick", "table2", ranks=list(ranks), fast=fast)
+    """Table 2 at these ranks, cut to a few rows."""
+    return small_runs.small_grid("table2", ranks=list(ranks))
 
 
 def undisturbed(grid, folder):
     """The numbers of a grid computed here, one run after the other, with a node's threads."""
-    grids.run_grid(grid, folder, own=True, workers=1, threads=1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    grids.run_grid(grid, folder, own=True, workers=1)
+    torch.set_num_threads(threads)
     return endurance.numbers(grid, folder)
 
 
@@ -132,7 +128,9 @@ def overheads(grid, folder, poll=1):
 
 def measure():
     """What `slurm.json` holds: numbers of both grids, and where they were measured."""
-    grid, load, where = specs(RANKS), round(os.getloadavg()[0], 1), records.provenance("cpu")
+    endurance.tiny_jobs(setattr, os.environ.__setitem__)
+    grid, load = specs(RANKS), round(os.getloadavg()[0], 1)
+    where = records.provenance("cpu", None)
     with tempfile.TemporaryDirectory() as name, slurm_cluster.cluster() as here:
         expected = undisturbed(grid, f"{name}/here")
         each, wall = overheads(grid, f"{name}/overhead")
@@ -141,7 +139,7 @@ def measure():
         equal = endurance.numbers(grid, f"{name}/overhead")
     total = [one["before"] + one["around"] for one in each]
     return {
-        "grid": f"embedded-quick, table2, ranks {', '.join(map(str, RANKS))}",
+        "grid": f"tiny models, table2, ranks {', '.join(map(str, RANKS))}",
         "runs": len(grid),
         "nodes": len(here.nodes),
         "records equal to those of an undisturbed grid without Slurm": {
@@ -163,42 +161,32 @@ def measure():
         },
         "load when it began": load,  # processes that wanted a core already
         "slurm": version,
-        **{name: where[name] for name in ("device", "cores", "python", "commit", "dirty", "code")},
+        **{name: where[name] for name in ("device", "cores", "python", "date", "commit")},
     }
 
 
 def table(measured):
-    """The numbers of `slurm.json` that say something by themselves."""
+    """The numbers of `slurm.json` that say something by themselves, as a Series."""
     equal = measured["records equal to those of an undisturbed grid without Slurm"]
     what, overhead = measured["killed"], measured["overhead"]
-    rows = (
-        ("runs of the grid, on two nodes", measured["runs"]),
-        ("tasks whose process was killed (`kill -9`)", what["processes of tasks"]),
-        ("nodes of which every process was", 1),
-        ("runs in the middle of which these were", what["runs killed"]),
-        (
-            "of these gone on from their checkpoint on another node or in another job",
-            what["of these gone on from their checkpoint"],
-        ),
-        ("records at the end equal to those of a grid without Slurm", equal["jobs, a node killed"]),
-        ("the same with no node killed", equal["jobs undisturbed"]),
-        ("seconds of a run itself, median", overhead["seconds of the run itself, median"]),
-        ("seconds that Slurm adds to a run, median", overhead["seconds a run, median"]),
-        (
-            "of these until its Python has loaded its libraries, median",
-            overhead["of these until the run's function begins, median"],
-        ),
-    )
-    return Table(
-        "A grid on Slurm",
-        ("", "Number"),
-        tuple((name, str(number)) for name, number in rows),
-        (
-            f"{measured['grid']}; Slurm {measured['slurm']}, two nodes of one core each on one "
-            f"machine ({measured['device']}, load {measured['load when it began']} before). "
-            "Added: from when a node was free to the record, less the record's own seconds.",
-        ),
-    )
+    return pd.Series(
+        {
+            "runs of the grid, on two nodes": measured["runs"],
+            "tasks whose process was killed (`kill -9`)": what["processes of tasks"],
+            "nodes of which every process was": 1,
+            "runs in the middle of which these were": what["runs killed"],
+            "of these gone on from their checkpoint elsewhere": what[
+                "of these gone on from their checkpoint"
+            ],
+            "records equal to those of a grid without Slurm": equal["jobs, a node killed"],
+            "the same with no node killed": equal["jobs undisturbed"],
+            "seconds that Slurm adds to a run, median": overhead["seconds a run, median"],
+            "of these until its Python has loaded its libraries": overhead[
+                "of these until the run's function begins, median"
+            ],
+        },
+        name="Count",
+    ).astype(str)
 
 
 def main():
@@ -210,11 +198,10 @@ def main():
         return 1
     with fetch.aside(FOLDER / "slurm.json") as part:
         part.write_text(json.dumps(measured, indent=1) + "\n")
-    made = table(measured)
-    again = "make reliability SLURM=1"
-    source = provenance.of_file(["reliability/slurm.json"], [measured], again)
-    made.save(FOLDER / "tables" / "slurm", source)
-    print(f"\n{made.markdown()}\nwritten: {FOLDER.relative_to(records.ROOT)}/")
+    made = table(measured).to_markdown()
+    with fetch.aside(FOLDER / "tables" / "slurm.md") as part:
+        part.write_text(made + "\n")
+    print(f"\n{made}\nwritten: {FOLDER.relative_to(records.ROOT)}/")
     equal = measured["records equal to those of an undisturbed grid without Slurm"]
     return int(set(equal.values()) != {measured["runs"]})
 

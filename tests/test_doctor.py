@@ -7,19 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from curlora_lite.replication import doctor, hub, memory, models, profiles
+from curlora_lite.replication import doctor, hub, machine, profiles, specs
 
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
-def machine(monkeypatch, tmp_path):
+def made_up(monkeypatch, tmp_path):
     """Eight gigabytes, no GPU, an empty cache, a hub that cannot be reached, a token."""
     monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("CURLORA_MIRROR", raising=False)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setattr(models, "default_device", lambda: "cpu")
-    monkeypatch.setattr(memory, "installed", lambda: 8e9)
+    monkeypatch.setattr(machine, "default_device", lambda: "cpu")
+    monkeypatch.setattr(machine, "fast_precision", lambda: "bf16")
+    monkeypatch.setattr(machine, "installed_memory", lambda: 8e9)
     monkeypatch.setattr(doctor, "hub_status", lambda: "not reachable")
 
 
@@ -27,7 +28,7 @@ def line_of(text, name):
     return next(line for line in text.splitlines() if line.startswith(name + " "))
 
 
-def test_what_can_run_and_why_not(machine):
+def test_what_can_run_and_why_not(made_up):
     text = doctor.report()
     assert line_of(text, "embedded").endswith("yes")
     assert "neither the mirror nor the cache has nyu-mll/glue" in line_of(text, "smollm2")
@@ -39,7 +40,9 @@ def test_what_can_run_and_why_not(machine):
 
 def test_the_hub_is_asked_whatever_the_profile():
     shown = subprocess.run(["make", "-n", "doctor"], capture_output=True, text=True, cwd=ROOT)
-    assert "curlora_lite doctor" in shown.stdout and "HF_HUB_OFFLINE" not in shown.stdout
+    assert (
+        "curlora_lite.replication doctor" in shown.stdout and "HF_HUB_OFFLINE" not in shown.stdout
+    )
 
 
 def committed(profile, spec):
@@ -60,7 +63,36 @@ def test_estimates_are_near_what_was_measured(profile):
     assert seconds / 3 < estimate < 3 * seconds
 
 
-def test_a_complete_mirror_is_enough(machine, monkeypatch, tmp_path):
+def test_what_the_papers_models_take():
+    """Time by operations: 2 a parameter and token scored, four times that trained on, at 130
+    TFLOP/s; memory of Mistral's weights, and at most a third more."""
+    found = doctor.papers_models().set_index(["profile", "precision"])
+    for name, table, parameters in (
+        ("gpt2-large", "table2", 774e6),
+        ("mistral-7b", "table1", 7.25e9),
+    ):
+        each = [s for s in profiles.grid(name, table) if s.method != "head-only"]
+        tokens = sum(
+            specs.TOKENS["paper"][task.name] * (4 * task.train_rows * task.epochs + task.eval_rows)
+            for spec in each
+            for task in spec.tasks
+        )
+        half, whole = (found.loc[name, precision] for precision in ("bf16", "fp32"))
+        assert 1 < half.seconds / (tokens * 2 * parameters / 130e12) < 1.7  # scored three times
+        assert whole.seconds == pytest.approx(4 * half.seconds)
+    assert 4 * 7.25 < found.loc["mistral-7b", "fp32"].gigabytes < 4 * 7.25 * 4 / 3
+
+
+def test_the_readme_says_what_they_take():
+    """Its sentence was written by a person; its numbers are those that are computed."""
+    (line,) = [x for x in (ROOT / "README.md").read_text().splitlines() if "Nobody has run" in x]
+    for name, found in doctor.papers_models().groupby("profile"):
+        for one in found.itertuples():
+            assert f"{one.gigabytes:.0f} GB" in line, name
+            assert doctor.duration(one.seconds) in line, name
+
+
+def test_a_complete_mirror_is_enough(made_up, monkeypatch, tmp_path):
     for repository in hub.DATASETS:
         for pattern in repository.files:
             path = tmp_path / repository.name / pattern.replace("*", "0")
@@ -76,7 +108,7 @@ def test_a_complete_mirror_is_enough(machine, monkeypatch, tmp_path):
     assert reason == f"the mirror does not have {repository.name}, and is asked alone"
 
 
-def test_a_disk_too_small(machine, monkeypatch):
+def test_a_disk_too_small(made_up, monkeypatch):
     usage = dataclasses.make_dataclass("Usage", ["free"])(1e9)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
     monkeypatch.setattr(doctor, "hub_status", lambda: "reachable")

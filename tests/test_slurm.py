@@ -2,13 +2,14 @@
 
 import threading
 
+import endurance
 import pytest
 import slurm_cluster
 import slurm_grid
 
 from curlora_lite.replication import cluster
 
-pytest.importorskip("submitit", reason="the extra `slurm` is not installed")
+pytest.importorskip("submitit", reason="the extra `replication` is not installed")
 pytestmark = pytest.mark.slow
 
 
@@ -19,6 +20,13 @@ def here():
             yield one
     except slurm_cluster.NoSlurmError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch, tmp_path):
+    """Tiny models, here and in the jobs; a cache of its own."""
+    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
+    endurance.tiny_jobs(monkeypatch.setattr, monkeypatch.setenv)
 
 
 def test_a_preempted_run_is_queued_again_and_goes_on(here, tmp_path, monkeypatch):

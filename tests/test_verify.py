@@ -1,194 +1,220 @@
 """Records computed again: equal bit for bit, off by more than was measured, chosen by time."""
 
+import collections
 import copy
+import dataclasses
+import json
 import math
 
+import pandas as pd
 import pytest
-from small_runs import small_grid
+import torch
+from small_runs import small_grid, stand_in
 
-from curlora_lite.replication import grids, profiles, records, spread, verify
-from curlora_lite.replication.profiles import RunSpec
+from curlora_lite.replication import grids, models, profiles, records, sequence, specs, verify
 
+MODEL = "smollm2-135m-fused fp32"
+# what may differ: made up, with answers and accuracy below and above one row of ten
 MEASURED = {
-    "conditions": {
-        "one thread": {"kind": None, "deviations": {"accuracy": 9.0}},
-        "two threads": {"kind": "rounding", "deviations": {"loss": 0.25, "perplexity": 0.01}},
-        "AVX2": {"kind": "rounding", "deviations": {"loss": 0.5}},
-        "dropout": {"kind": "machine", "deviations": {"loss": 0.1, "accuracy": 0.05}},
+    MODEL: {
+        "rounding": {"accuracy": 0.05, "answers": 0.0, "loss": 1.0, "perplexity": 0.02},
+        "machine": {"accuracy": 0.2, "answers": 0.3, "loss": 2.0, "perplexity": 0.02, "norm": 0.1},
     }
 }
 
 
-@pytest.fixture
-def run(tiny):
-    """A finished LoRA run of the tiny GPT-2."""
-    (record,) = grids.run_grid(small_grid("table2", methods=["lora"]), tiny, workers=1)
-    return record
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished LoRA run of the tiny fused model, computed once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CURLORA_CACHE", str(tmp_path_factory.mktemp("cache")))
+        stand_in(patch.setattr)
+        return sequence.run(*small_grid("table2", methods=["lora"]))
 
 
 def test_a_spec_comes_back_from_its_record():
     for profile, chosen in profiles.PROFILES.items():
         for table in chosen.tables:
             for spec in profiles.grid(profile, table):
-                assert RunSpec.from_dict(spec.to_dict()) == spec
+                assert specs.RunSpec.from_dict(spec.to_dict()) == spec
 
 
 def test_the_same_again_is_equal_bit_for_bit(run, tiny):
-    (again,) = grids.run_grid(small_grid("table2", methods=["lora"]), tiny / "again", workers=1)
+    again = sequence.run(*small_grid("table2", methods=["lora"]))
     assert again.seconds != run.seconds  # times do not count
-    compared = verify.compare("key", run, again, {})
-    assert (compared.how, compared.held) == ("bit for bit", "yes")
-    # by hand: 3 stages with 3 losses, scores 1 + 2 + 3 of three numbers each; of each projection a
-    # norm and, of LoRA's geometry, three numbers
-    norms = sum(len(stage["norms"]) for stage in run.stages)
-    assert compared.numbers == 1 + 4 + 4 + 2 * 2 + 3 * (1 + 3) + 4 * norms + 6 * 3
+    said = verify.compare(run, again, {})
+    assert (said["compared"], said["holds"], said["deviation"]) == ("bit for bit", "yes", "none")
+    # by hand: 3 stages of 3 steps, the scores 1 + 2 + 3, two layers of one projection
+    kinds = collections.Counter(kind for kind, _ in verify.plain(run).values())
+    del kinds["exact"]
+    assert kinds == {"loss": 9, "accuracy": 6, "answers": 6, "norm": 6, "perplexity": 2}
 
 
-def changed(run, what, by, **place):
-    """A copy of the run whose first `what` is off by so much; provenance changed by `place`."""
+def changed(run, what, by=None, **place):
+    """A copy of the run, its first `what` off by so much; provenance changed by `place`."""
     other = copy.deepcopy(run)
     other.provenance |= place
+    stage = other.stages[0]
     if what == "loss":
-        other.stages[0]["training"]["losses"][0] += by
+        stage["training"]["losses"][0] += by
     elif what == "perplexity":
         other.perplexity["final"]["perplexity"] *= 1 + by
-    elif what == "steps":
-        other.stages[0]["training"]["steps"] += 1
-    elif what == "geometry":
-        next(iter(other.stages[0]["geometry"].values()))["shift"] *= 1 + by
+    elif what == "norm":
+        stage["norms"][next(iter(stage["norms"]))] *= 1 + by
+    elif what == "accuracy":
+        stage["scores"]["mrpc"]["accuracy"] += by
     elif what == "answers":  # so many of ten
-        score = other.stages[0]["scores"]["mrpc"]
+        score = stage["scores"]["mrpc"]
         flipped = "".join(str(1 - int(answer)) for answer in score["answers"][:by])
         score["answers"] = flipped + score["answers"][by:]
+    elif what == "steps":
+        stage["training"]["steps"] += 1
+    elif what == "rows":
+        other.data["mrpc"]["train"] = "0" * 64
+    elif what == "weights":
+        other.model_sha256 = "0" * 64
+    elif what == "precision":
+        other.spec["precision"] = "bf16"
+    elif what == "a norm less":
+        stage["norms"].popitem()
+    elif what == "no answers":
+        for stage in other.stages:
+            for score in stage["scores"].values():
+                del score["answers"]
     return other
+
+
+THREADS, DEVICE = {"threads": 7}, {"device": "another"}
 
 
 @pytest.mark.parametrize(
     ("what", "by", "place", "how", "held"),
     [
+        # where all agrees, no number may move at all
         ("loss", 1e-7, {}, "bit for bit", "no"),
-        ("loss", 0.9, {"threads": 7}, "rounding", "yes"),  # twice 0.5, of AVX2
-        ("loss", 1.1, {"threads": 7}, "rounding", "no"),
-        ("perplexity", 0.019, {"threads": 7}, "rounding", "yes"),
-        ("perplexity", 0.021, {"threads": 7}, "rounding", "no"),
-        ("loss", 0.9, {"device": "another"}, "machine", "yes"),
-        ("loss", math.nan, {"device": "another"}, "machine", "no"),
-        ("steps", 0, {"device": "another"}, "machine", "no"),
-        ("answers", 3, {"device": "another"}, "machine", "yes"),  # of 10, twice 0.15 of dropout's
-        ("answers", 4, {"device": "another"}, "machine", "no"),
-        ("answers", 1, {"threads": 7}, "rounding", "yes"),  # one row always may
-        ("answers", 2, {"threads": 7}, "rounding", "no"),
-        ("geometry", 0.015, {"device": "another"}, "machine", "yes"),
-        ("geometry", 0.021, {"device": "another"}, "machine", "no"),
-        ("geometry", 0.015, {"threads": 7}, "rounding", "not judged"),  # no spread of it measured
+        ("norm", 1e-9, {}, "bit for bit", "no"),
+        ("answers", 1, {}, "bit for bit", "no"),
+        # other threads, versions or packing: sums in another order
+        ("loss", 0.9, THREADS, "rounding", "yes"),
+        ("loss", 0.9, {"rows": "another"}, "rounding", "yes"),
+        ("loss", 0.9, {"packages": {}}, "rounding", "yes"),
+        ("loss", 1.1, THREADS, "rounding", "no"),
+        ("perplexity", 0.019, THREADS, "rounding", "yes"),
+        ("perplexity", 0.021, THREADS, "rounding", "no"),
+        ("accuracy", 0.1, THREADS, "rounding", "yes"),  # one row of ten always may
+        ("accuracy", 0.11, THREADS, "rounding", "no"),
+        ("answers", 1, THREADS, "rounding", "yes"),
+        ("answers", 2, THREADS, "rounding", "no"),
+        ("norm", 1e-9, THREADS, "rounding", "not judged"),  # was not measured
+        # another processor
+        ("loss", 1.9, DEVICE, "machine", "yes"),
+        ("loss", -2.1, DEVICE, "machine", "no"),
+        ("loss", math.nan, DEVICE, "machine", "no"),
+        ("norm", 0.09, DEVICE, "machine", "yes"),
+        ("norm", -0.11, DEVICE, "machine", "no"),
+        ("answers", 3, DEVICE, "machine", "yes"),
+        ("answers", 4, DEVICE, "machine", "no"),
+        # what is exact, anywhere
+        ("steps", None, DEVICE, "machine", "no"),
+        ("rows", None, DEVICE, "machine", "no"),
+        ("weights", None, DEVICE, "machine", "no"),
+        ("weights", None, {}, "bit for bit", "no"),
+        ("precision", None, {}, "bit for bit", "no"),
+        ("a norm less", None, DEVICE, "machine", "no"),
+        ("no answers", None, DEVICE, "machine", "no"),
     ],
 )
-def test_tolerances_are_twice_what_was_measured(run, what, by, place, how, held):
-    measured = copy.deepcopy(MEASURED)
-    measured["conditions"]["dropout"]["deviations"] |= {"answers": 0.15, "geometry": 0.01}
-    other = changed(run, what, by, **place)
-    compared = verify.compare("key", run, other, {"small-gpt2 fp32": measured})
-    assert (compared.how, compared.held) == (how, held)
+def test_what_may_differ_where(run, what, by, place, how, held):
+    said = verify.compare(run, changed(run, what, by, **place), MEASURED)
+    assert (said["compared"], said["holds"]) == (how, held)
 
 
-def test_without_a_measured_spread_only_equality_is_judged(run):
-    other = changed(run, "loss", 1e-7, device="another")
-    assert verify.compare("key", run, other, {}).held == "not judged"
-    same = changed(run, "nothing", 0, device="another")
-    assert verify.compare("key", run, same, {}).held == "yes"
+def test_what_is_said_of_a_deviation(run):
+    said = verify.compare(run, changed(run, "loss", 0.5, threads=7), MEASURED)["deviation"]
+    assert "loss 0.5 (1)" in said and "accuracy 0 (0.1)" in said and "norm 0 (none)" in said
 
 
-def test_tolerances_by_hand():
-    assert spread.tolerances(MEASURED, "rounding", 150) == {
-        "exact": 0.0,
-        "accuracy": 1 / 150,
-        "answers": 1 / 150,
-        "perplexity": 0.02,
-        "loss": 1.0,
-    }
-    assert spread.tolerances(MEASURED, "machine", 150)["accuracy"] == 0.1
-    assert spread.tolerances(MEASURED, "machine", 5)["accuracy"] == 0.2
+def test_another_version_of_the_numbers_need_not_be_equal(run):
+    """Told apart by `version` alone, on one machine: within the tolerances, not bit for bit."""
+    other = changed(run, "loss", 0.9)
+    other.version += 1
+    assert verify.compare(run, other, MEASURED)["compared"] == "rounding"
+
+
+def test_old_records_without_answers_are_compared_by_the_rest(run):
+    """Of them, and of what else they did not keep, nothing is asked."""
+    old = changed(run, "no answers")
+    del old.data["text"]
+    assert verify.compare(old, run, {})["holds"] == "yes"
+    assert verify.compare(old, changed(run, "loss", 1e-7), {})["holds"] == "no"
+
+
+def test_without_tolerances_only_equality_is_judged(run):
+    said = verify.compare(run, changed(run, "loss", 1e-7, device="another"), {})
+    assert (said["compared"], said["holds"]) == ("not measured", "not judged")
+    assert verify.compare(run, changed(run, "", device="another"), {})["holds"] == "yes"
+    assert verify.compare(run, changed(run, "weights", device="another"), {})["holds"] == "no"
+
+
+def test_another_dtype_is_told(run, tiny, monkeypatch):
+    """The weights in bf16, all else the same: losses differ, by hundredths of a nat."""
+    (spec,) = small_grid("table2", methods=["lora"])
+    loaded = models.load("smollm2-135m-fused", "fp32", "cpu")
+    half = copy.deepcopy(loaded.model).to(torch.bfloat16)
+    monkeypatch.setattr(models, "load", lambda *_: dataclasses.replace(loaded, model=half))
+    other = sequence.run(spec)
+    off = verify.deviations(verify.plain(run), verify.plain(other))
+    assert 1e-6 < off["loss"] < 0.1
+    assert verify.compare(run, other, MEASURED)["holds"] == "no"
 
 
 def test_a_number_that_one_side_lacks_is_infinitely_far():
     old, new = {"a": ("loss", 1.0), "b": ("norm", 2.0)}, {"a": ("loss", 1.5), "c": ("loss", 1.0)}
-    assert spread.deviations(old, new) == {"loss": math.inf, "norm": math.inf}
-    assert spread.deviations({"a": ("norm", 2.0)}, {"a": ("norm", 2.2)}) == {
+    assert verify.deviations(old, new) == {"loss": math.inf, "norm": math.inf}
+    assert verify.deviations({"a": ("norm", 2.0)}, {"a": ("norm", 2.2)}) == {
         "norm": pytest.approx(0.1)
     }
 
 
-def test_the_summary_takes_the_largest_of_all_runs_on_a_model(run):
-    """LoRA and a second run, under two conditions; the second was left out of one of them."""
-    second = copy.deepcopy(run)
-    second.provenance["device"] = "the second's"
-    found = {
-        "one thread": {"a": run, "b": second},
-        "two threads": {"a": changed(run, "loss", 0.25), "b": changed(second, "loss", 0.5)},
-        "dropout drawn otherwise": {"a": changed(run, "geometry", 0.5)},
-    }
-    ((model, one),) = spread.summary(found).items()
-    assert (model, one["runs"], one["rows"]) == ("small-gpt2 fp32", ["a", "b"], 10)
-    seen = {name: c["deviations"] for name, c in one["conditions"].items()}
-    assert seen["two threads"]["loss"] == pytest.approx(0.5)
-    assert seen["dropout drawn otherwise"]["geometry"] == pytest.approx(0.5)
-    assert seen["dropout drawn otherwise"]["loss"] == 0
-    assert set(seen["one thread"]) == set(spread.KINDS) and not any(seen["one thread"].values())
-    text = spread.table({model: one}).markdown()
-    assert "| small-gpt2 fp32 | two threads | rounding | 0 | 0 | 0 | 0.5 | 0 | 0 |" in text
-
-
-def test_what_is_measured_are_runs_that_there_are():
-    """Every model and precision of the committed records, each from the base condition on."""
-    specs = {at: spread._spec(*at) for at, _ in spread.RUNS}
-    assert len({spec.key for spec in specs.values()}) == len(spread.RUNS)
-    for _, conditions in spread.RUNS:
-        assert set(conditions) <= set(spread.CONDITIONS) and "one thread" in conditions
-    measured = {(spec.model.name, spec.precision) for spec in specs.values()}
+def test_the_committed_tolerances_are_of_the_committed_records():
+    """Every kind of number, of each model and precision that there are records of."""
+    measured = json.loads(verify.TOLERANCES.read_text())
     for profile in ("embedded", "audit", "smollm2"):
         for path in records.runs_folder(profile).glob("*.json"):
             spec = records.load(path).spec
-            assert (spec["model"]["name"], spec["precision"]) in measured
+            one = measured[f"{spec['model']['name']} {spec['precision']}"]
+            for how in ("rounding", "machine"):
+                assert set(one[how]) == {"accuracy", "answers", "perplexity", "loss", "norm"}
+                assert all(0 <= most < 1 for most in one[how].values())
 
 
 @pytest.fixture
 def kept(tmp_path):
-    """Records of made-up durations in a results folder."""
-    specs = profiles.grid("embedded", "table2", ranks=[8, 16, 24])
-    for spec, seconds in zip(specs, (35, 64, 66, 68, 65, 67, 69), strict=True):
-        record = records.RunRecord(spec.to_dict(), seconds=float(seconds))
-        records.save(record, records.runs_folder("embedded", tmp_path) / f"{spec.key}.json")
-    return tmp_path, [spec.key for spec in specs]
+    """Records of made-up durations in a folder: head only, then LoRA and CURLoRA by rank."""
+    grid = profiles.grid("embedded", "table2", ranks=[8, 16, 24])
+    save(grid, (35, 64, 66, 68, 65, 67, 69), tmp_path)
+    return tmp_path, [spec.key for spec in grid]
 
 
-def test_by_default_one_of_each_method_and_more_while_there_is_time(kept):
+def save(grid, seconds, folder):
+    for spec, time in zip(grid, seconds, strict=True):
+        record = records.RunRecord(spec.to_dict(), seconds=float(time))
+        records.save(record, records.runs_folder("embedded", folder) / f"{spec.key}.json")
+
+
+def test_by_default_the_quickest_of_each_method_and_more_while_there_is_time(kept):
     """35 + 64 + 65 (CURLoRA-16), then 66 (CURLoRA-8): 230 of 270; 67 more would be too long."""
     folder, keys = kept
     assert list(verify.chosen("embedded", results=folder)) == [keys[0], keys[1], keys[4], keys[2]]
 
 
-def test_by_default_an_adapter_on_each_other_model_too(kept):
-    """Table 1's quickest is head only; of its model a run with an adapter is wanted, if it fits."""
+def test_by_default_each_method_on_each_model(kept):
+    """1 + 35 + 64 + 65, then 104 of Table 1's CURLoRA: 269 of 270. Its LoRA's 200 are too many."""
     folder, keys = kept
-    specs = profiles.grid("embedded", "table1", ranks=[8])
-    runs = records.runs_folder("embedded", folder)
-    for spec, seconds in zip(specs, (1, 200, 104), strict=True):
-        records.save(
-            records.RunRecord(spec.to_dict(), seconds=float(seconds)), runs / f"{spec.key}.json"
-        )
-    # 1 + 64 + 65 for the methods, 104 for the model, 35 more: 269 of 270
-    wanted = [specs[0].key, keys[1], keys[4], specs[2].key, keys[0]]
+    grid = profiles.grid("embedded", "table1", ranks=[8])
+    save(grid, (1, 200, 104), folder)
+    wanted = [grid[0].key, keys[0], keys[1], keys[4], grid[2].key]
     assert list(verify.chosen("embedded", results=folder)) == wanted
-
-
-def test_the_committed_records_are_covered_by_default():
-    found = verify.chosen("embedded")
-    assert {run.spec["method"] for run in found.values()} == set(profiles.METHODS)
-    models_adapted = {
-        run.spec["model"]["name"] for run in found.values() if run.spec["method"] != "head-only"
-    }
-    assert models_adapted == {"small-gpt2", "smollm2-135m"}
-    assert sum(run.seconds for run in found.values()) <= verify.CORE_SECONDS
 
 
 def test_by_name_and_by_share(kept):
@@ -214,24 +240,27 @@ def test_bad_choices(kept, arguments, message):
         verify.chosen(**{"profile": "embedded", "results": kept[0], **arguments})
 
 
-def test_verify_computes_in_a_folder_of_its_own(tiny, monkeypatch):
-    specs = small_grid("table2", methods=["head-only", "lora"])
-    found = grids.run_grid(specs, tiny, workers=1)
-    kept = {spec.key: record for spec, record in zip(specs, found, strict=True)}
-    before = sorted(tiny.rglob("*"))
-    run_grid = grids.run_grid
-    asked = []
+def test_verify_computes_in_a_folder_of_its_own_and_says_what_it_found(tiny, monkeypatch):
+    grid = small_grid("table2", methods=["head-only", "lora"])
+    found = grids.run_grid(grid, tiny, workers=1)
+    kept = {spec.key: record for spec, record in zip(grid, found, strict=True)}
+    run_grid, asked = grids.run_grid, []
 
     def alone(specs, folder, workers, threads):  # worker processes would not have tiny models
         asked.append((workers, threads))
         return run_grid(specs, folder, workers=1)
 
     monkeypatch.setattr(grids, "run_grid", alone)
-    monkeypatch.setattr(verify.memory, "cores", lambda: 2)
+    monkeypatch.setattr(verify.machine, "cores", lambda: 2)
+    (tiny / "measured.json").write_text("{}")
+    monkeypatch.setattr(verify, "TOLERANCES", tiny / "measured.json")
+    before = sorted(tiny.rglob("*"))
     compared = verify.verify(kept)
     threads = found[0].provenance["threads"]
     assert asked == [(max(1, min(2 // threads, 2)), threads)]
-    assert [one.held for one in compared] == ["yes", "yes"]
+    assert list(compared.record) == list(kept) and set(compared.holds) == {verify.HELD}
     assert sorted(tiny.rglob("*")) == before
-    text = verify.table("embedded", compared).markdown()
-    assert text.count("| bit for bit |") == 2
+    text = verify.save("embedded-quick", compared, tiny)
+    assert text.count("| bit for bit") == 2
+    assert (tiny / "verify_embedded_quick.md").read_text() == text
+    assert pd.read_csv(tiny / "verify_embedded_quick.csv").record.tolist() == list(kept)

@@ -1,8 +1,8 @@
 """A grid on a Slurm cluster: its missing runs as one job array, followed from one terminal.
 
-submitit writes each call to a file in `results/.slurm`, pickled, and the node reads it
-there; what is pickled is `Task`, by its name, and plain data. Nothing else is exchanged: a node
-claims its run in the shared results folder (see `run_queue`) and saves the record there.
+submitit writes each call to a file in `results/.slurm`, pickled, and the node reads it there; what
+is pickled is `Task`, by its name, and plain data. Nothing else is exchanged: a node claims its run
+in the shared results folder (see `run_queue`) and saves the record there.
 """
 
 import math
@@ -56,15 +56,14 @@ def needs(specs, *, gpus=None, memory_gb=None, minutes=None, partition=None):
     Memory from `memory.estimate` and a quarter, time from `RunSpec.cost`, a GPU where the longest
     run would take an hour or more without. ValueError for what is no whole number above zero.
     """
-    cost = max(spec.cost() for spec in specs)
     if gpus is None:
-        gpus = int(cost * doctor.SECONDS["cpu"] >= GPU_FROM)
-    whole("GPUS", gpus, 0)
+        gpus = int(max(doctor.seconds(spec, "cpu") for spec in specs) >= GPU_FROM)
     if memory_gb is None:
-        memory_gb = math.ceil(1.25 * max(memory.estimate(spec) for spec in specs) / 1e9)
+        memory_gb = math.ceil(1.25 * max(map(memory.estimate, specs)) / 1e9)
     if minutes is None:
-        seconds = cost * doctor.SECONDS["cuda" if gpus else "cpu"]
-        minutes = START + math.ceil(SLACK * seconds / 60)
+        longest = max(doctor.seconds(spec, "cuda" if gpus else "cpu") for spec in specs)
+        minutes = START + math.ceil(SLACK * longest / 60)
+    whole("GPUS", gpus, 0)
     whole("MEMORY", memory_gb, 1)
     whole("MINUTES", minutes, 1)
     return Needs(gpus, memory_gb, minutes, 4 if gpus else 1, partition)
@@ -73,12 +72,11 @@ def needs(specs, *, gpus=None, memory_gb=None, minutes=None, partition=None):
 def run_grid(specs, results=None, own=False, at_once=None, jobs=None, **given):
     """A record for every spec, found or computed by jobs on a Slurm cluster.
 
-    own: see `grids.run_grid`. at_once: tasks of the array that run at the same time, at most; None
-    for as many as Slurm lets. given: see `needs`. jobs: where to submit (`Jobs` if None).
+    own: see `grids.run_grid`. at_once: tasks that run at the same time, at most; None for as many
+    as Slurm lets. given: see `needs`. jobs: where to submit (`Jobs` if None).
     A task that fails, is preempted or loses its node is submitted again, RESUBMISSIONS times at
-    most, unless it raises the same error twice.
-    Jobs of an earlier call that are still there are followed, not submitted a second time: an
-    interrupt leaves them running, and the same call goes on from there.
+    most, unless it raises the same error twice. An interrupt leaves jobs running; the same call
+    follows those that are still there.
     RunFailedError, when all others are done, for runs that gave no result; ValueError if submitit
     or Slurm is not there, or Slurm refuses the jobs.
     """
@@ -93,8 +91,7 @@ def run_grid(specs, results=None, own=False, at_once=None, jobs=None, **given):
         if at_once is not None:
             whole("WORKERS", at_once, 1)
         jobs = jobs or Jobs(folder(results), needs(missing, **given), at_once)
-        lost = _follow(missing, find, jobs, Task(results, own, jobs.threads))
-        if lost:
+        if lost := _follow(missing, find, jobs, Task(results, own, jobs.threads)):
             said = "; ".join(f"{spec.key}: {reason}" for spec, reason in lost.items())
             raise grids.RunFailedError(f"{len(lost)} of {len(specs)} runs gave no result: {said}")
     return [records.find(spec, results) for spec in specs]
@@ -122,14 +119,11 @@ class Task:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         grids.run_grid([RunSpec.from_dict(values)], self.results, own=self.own, workers=1)
-        node = os.environ.get("SLURMD_NODENAME")
-        return {"node": node, "began": began, "ended": time.time()}
+        return {"node": os.environ.get("SLURMD_NODENAME"), "began": began, "ended": time.time()}
 
     def checkpoint(self, values):
-        """submitit's question when time is over or another job comes first: the same call again.
-
-        What the run has done by then is in its own checkpoint.
-        """
+        """submitit's question when time is over or another job comes first: the same call again,
+        which goes on from the run's own checkpoint."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, values)
@@ -143,16 +137,15 @@ class Jobs:
         submitit = checked(self.slurm)
         with fetch.writing(folder / "jobs"):
             folder.mkdir(parents=True, exist_ok=True)
-        self.executor = submitit.AutoExecutor(folder, cluster=cluster)
-        self.submitted = []
+        self.executor, self.submitted = submitit.AutoExecutor(folder, cluster=cluster), []
+        given = {"gpus_per_node": needs.gpus, "slurm_partition": needs.partition}
+        given["slurm_array_parallelism"] = at_once
         self.executor.update_parameters(
             name=NAME,
             timeout_min=needs.minutes,
             mem_gb=needs.memory,
             cpus_per_task=needs.cpus,
-            **({"gpus_per_node": needs.gpus} if needs.gpus else {}),
-            **({"slurm_partition": needs.partition} if needs.partition else {}),
-            **({"slurm_array_parallelism": at_once} if at_once else {}),
+            **{name: value for name, value in given.items() if value},
             # a dead node's and a preempted job are queued again even with nobody at the terminal;
             # Python takes the package from where it is started, so that all run the same code
             slurm_additional_parameters={"requeue": True, "chdir": str(records.ROOT)},
@@ -168,19 +161,16 @@ class Jobs:
             raise ValueError(f"EXECUTOR: Slurm refuses the jobs: {_last(str(error))}") from error
         self.submitted += made
         for spec, job in zip(specs, made, strict=True):
-            with fetch.aside(self._name(spec)) as part:
+            with fetch.aside(self.folder / f"{spec.key}.job") as part:
                 part.write_text(job.job_id)
         return made
 
     def earlier(self, spec, states):
         """The job that an earlier call submitted for a spec, if it waits or runs still."""
-        try:
-            number = self._name(spec).read_text().strip()
-        except OSError:
-            return None
-        if states.get(number) not in QUEUED | RUNNING:
-            return None
-        return self.executor.job_class(self.folder, number)
+        path = self.folder / f"{spec.key}.job"
+        number = path.read_text().strip() if path.exists() else None
+        alive = states.get(number) in QUEUED | RUNNING
+        return self.executor.job_class(self.folder, number) if alive else None
 
     def states(self):
         """job number -> state, of all jobs there are; None where Slurm does not answer just now.
@@ -191,12 +181,7 @@ class Jobs:
             return {job.job_id: job.state for job in self.submitted}
         command = ["squeue", "--me", "--name", NAME, "--noheader", "--array", "--states=all"]
         done = subprocess.run([*command, "--format=%i %T"], capture_output=True, text=True)
-        if done.returncode:
-            return None
-        return dict(line.split() for line in done.stdout.splitlines())
-
-    def _name(self, spec):
-        return self.folder / f"{spec.key}.job"
+        return None if done.returncode else dict(map(str.split, done.stdout.splitlines()))
 
 
 def checked(slurm=True):
@@ -204,9 +189,9 @@ def checked(slurm=True):
     try:
         import submitit
     except ImportError:
+        said = "EXECUTOR: slurm needs submitit, which is not here: `make setup`, or `pip install "
         raise ValueError(
-            "EXECUTOR: slurm needs submitit, which is not here: `make setup`, or "
-            "`pip install submitit==1.5.4` (this package's extra `slurm`)"
+            f"{said}submitit==1.5.4` (of this package's extra `replication`)"
         ) from None
     if slurm and not all(map(shutil.which, ("sbatch", "squeue", "srun"))):
         raise ValueError(
@@ -218,7 +203,7 @@ def checked(slurm=True):
 
 @dataclass
 class _Attempt:
-    """One run's job. before: jobs that it had before; error: what the last of them raised; since:
+    """One run's job. before: jobs that it had before. error: what the last of them raised. since:
     when this one was first seen to have ended well, without its record."""
 
     job: object
@@ -226,21 +211,16 @@ class _Attempt:
     error: str | None = None
     since: float | None = None
 
-    def raised(self):
-        """The last line of the traceback of the job's function; None if it raised nothing."""
-        if not self.job.paths.result_pickle.exists() or not (error := self.job.exception()):
-            return None
-        return _last(str(error).split("-" * 22)[1])
-
     def failure(self, state):
         """(Why a job failed that has ended and left no record, whether another may do better).
 
         The reason is None as long as the record may still come to be seen.
         """
         again = self.before < RESUBMISSIONS
-        if error := self.raised():
-            again, self.error = again and error != self.error, error
-            return error, again
+        if self.job.paths.result_pickle.exists() and (error := self.job.exception()):
+            said = _last(str(error).split("-" * 22)[1])  # of the function's traceback
+            again, self.error = again and said != self.error, said
+            return said, again
         if state not in WELL:
             return f"{state} {LASTING.get(state, '')}".strip(), again and state not in LASTING
         self.since = self.since or time.monotonic()
@@ -257,8 +237,7 @@ def _follow(missing, find, jobs, task):
             if (states := jobs.states()) is None:
                 raise ValueError("EXECUTOR: Slurm does not answer here (squeue fails)")
             left = {spec: _Attempt(job) for spec in missing if (job := jobs.earlier(spec, states))}
-            new = [spec for spec in missing if spec not in left]
-            if new:
+            if new := [spec for spec in missing if spec not in left]:
                 left |= zip(new, map(_Attempt, jobs.submit(task, new)), strict=True)
             while left:
                 states = jobs.states()
@@ -270,11 +249,8 @@ def _follow(missing, find, jobs, task):
                     time.sleep(POLL)
         except KeyboardInterrupt:
             numbers = sorted({attempt.job.job_id.split("_")[0] for attempt in left.values()})
-            tqdm.write(
-                f"the jobs go on; the same command follows them again. To end them: scancel "
-                f"{' '.join(numbers)}",
-                file=sys.stderr,
-            )
+            said = "the jobs go on; the same command follows them again. To end them: scancel"
+            tqdm.write(f"{said} {' '.join(numbers)}", file=sys.stderr)
             raise
     return lost
 
@@ -288,29 +264,28 @@ def _settle(left, lost, states, find, shown):
             continue
         if find(spec):
             shown.found(spec)
-            del left[spec]
         elif state in WELL and (record := find(spec, records.STATUSES)):
             lost[spec] = f"{record.status}: {record.message}"
-            del left[spec]
-        elif state not in RUNNING:
+        elif state in RUNNING:
+            continue
+        else:
             reason, more = attempt.failure(state)
             if reason is None:
                 continue
-            said = f"{spec.key}: {reason}"
+            times = f"{attempt.before + 1} of at most {RESUBMISSIONS} times"
+            said = f"{spec.key}: {reason}" + (f"; submitted again ({times})" if more else "")
+            tqdm.write(f"{said}; log: {attempt.job.paths.stderr}", file=sys.stderr)
             if more:
                 again.append(spec)
-                said += f"; submitted again ({attempt.before + 1} of at most {RESUBMISSIONS} times)"
-            else:
-                lost[spec] = reason
-                del left[spec]
-            tqdm.write(f"{said}; log: {attempt.job.paths.stderr}", file=sys.stderr)
+                continue
+            lost[spec] = reason
+        del left[spec]
     return again
 
 
 def _say(shown, left, lost, states):
     if states is None:
-        shown.say("Slurm does not answer, it is asked again")
-        return
+        return shown.say("Slurm does not answer, it is asked again")
     now = [states.get(attempt.job.job_id) for attempt in left.values()]
     waiting, running = (sum(state in kind for state in now) for kind in (QUEUED, RUNNING))
     said = f"{running} running, {waiting} waiting in Slurm's queue"
@@ -320,5 +295,4 @@ def _say(shown, left, lost, states):
 
 def _last(text):
     """The last line of a text that says something."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason given"
+    return (text.strip() or "no reason given").splitlines()[-1].strip()

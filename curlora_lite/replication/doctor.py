@@ -6,13 +6,16 @@ import urllib.error
 import urllib.request
 
 import huggingface_hub
+import pandas as pd
 import torch
 
 from . import fetch, hub, machine, memory, profiles
 
-# Seconds for one unit of `RunSpec.cost`: two CPU cores with bf16, one GPU of the H100's kind.
-# Rough: they tell minutes from hours, no more; the GPU's was not measured.
+# Seconds for one unit of `RunSpec.cost`, some 9 MFLOP: two CPU cores with bf16, one GPU of the
+# H100's kind at 130 TFLOP/s in bf16. Rough: they tell minutes from hours, no more; the GPU's was
+# not measured. In fp32 proper such a GPU has a fifteenth of the peak: four times as long, at least.
 SECONDS = {"cpu": 1.1e-5, "cuda": 7e-8}
+FP32_ON_GPU = 4
 
 
 def report():
@@ -23,13 +26,35 @@ def report():
     for name, profile in profiles.PROFILES.items():
         specs = [s for t in profile.tables for s in profiles.grid(name, t, fast=_fast())]
         needs = max(memory.estimate(spec) for spec in specs)
-        seconds = sum(spec.cost() for spec in specs) * SECONDS[device]
+        took = sum(seconds(spec, device) for spec in specs)
         answer = obstacles(profile, specs, device)
         lines.append(
-            f"{name:<16}{needs / 1e9:>6.0f} GB{duration(seconds):>12}   "
+            f"{name:<16}{needs / 1e9:>6.0f} GB{duration(took):>12}   "
             f"{'no: ' + '; '.join(answer) if answer else 'yes'}"
         )
     return "\n".join(lines)
+
+
+def seconds(spec, device):
+    """Roughly how long a run takes."""
+    slower = FP32_ON_GPU if device == "cuda" and spec.precision == "fp32" else 1
+    return spec.cost() * SECONDS[device] * slower
+
+
+def papers_models():
+    """What the paper's own models take, computed: a DataFrame, a row per profile and precision.
+
+    `gigabytes` of a run; `seconds` of the table's seven runs, one after the other, on one GPU of
+    the H100's kind. Nobody has run them here.
+    """
+    rows = []
+    for name, table in (("gpt2-large", "table2"), ("mistral-7b", "table1")):
+        for precision in ("fp32", "bf16"):
+            specs = profiles.grid(name, table, precision=precision)
+            needs = max(map(memory.estimate, specs)) / 1e9
+            took = sum(seconds(spec, "cuda") for spec in specs)
+            rows.append((name, precision, needs, took))
+    return pd.DataFrame(rows, columns=["profile", "precision", "gigabytes", "seconds"])
 
 
 def obstacles(profile, specs, device):

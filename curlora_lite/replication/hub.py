@@ -38,11 +38,8 @@ GLUE = Repository(
     "nyu-mll/glue",
     "dataset",
     "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
-    (
-        "mrpc/train-*.parquet",
-        "mrpc/validation-*.parquet",
-        "sst2/train-*.parquet",
-        "sst2/validation-*.parquet",
+    tuple(
+        f"{task}/{part}-*.parquet" for task in ("mrpc", "sst2") for part in ("train", "validation")
     ),
     "other (GLUE)",
 )
@@ -61,13 +58,6 @@ SENTIMENT140 = Repository(
     "unknown",
 )
 DATASETS = (GLUE, WIKITEXT, SENTIMENT140)
-SQUAD = Repository(  # for the notebook on fine-tuning alone, so not among the tables' data sets
-    "rajpurkar/squad",
-    "dataset",
-    "7b6d24c440a36b6815f21b70d25016731768db1f",
-    ("plain_text/train-*.parquet", "plain_text/validation-*.parquet"),
-    "CC-BY-SA-4.0",
-)
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 MODELS = {
     "gpt2-large": Repository(
@@ -91,26 +81,16 @@ MODELS = {
 ASIDE = 5  # every fifth row of Sentiment140's test split is kept out of training where asked for
 
 # (task, part) -> (repository, its files, the columns that are read)
-_PAIR = ("sentence1", "sentence2", "label")
-_QUESTION = ("context", "question", "answers")
+_PAIR, _ONE = ("sentence1", "sentence2", "label"), ("sentence", "label")
+_TWEET = ("text", "sentiment")
 TABLES = {
     ("mrpc", "train"): (GLUE, "mrpc/train-*.parquet", _PAIR),
     ("mrpc", "eval"): (GLUE, "mrpc/validation-*.parquet", _PAIR),
-    ("sst2", "train"): (GLUE, "sst2/train-*.parquet", ("sentence", "label")),
-    ("sst2", "eval"): (GLUE, "sst2/validation-*.parquet", ("sentence", "label")),
+    ("sst2", "train"): (GLUE, "sst2/train-*.parquet", _ONE),
+    ("sst2", "eval"): (GLUE, "sst2/validation-*.parquet", _ONE),
     # the author's code trains on the test split and evaluates on the train split
-    ("sentiment140", "train"): (
-        SENTIMENT140,
-        "sentiment140/test/*.parquet",
-        ("text", "sentiment"),
-    ),
-    ("sentiment140", "eval"): (
-        SENTIMENT140,
-        "sentiment140/train/*.parquet",
-        ("text", "sentiment"),
-    ),
-    ("squad", "train"): (SQUAD, "plain_text/train-*.parquet", _QUESTION),
-    ("squad", "eval"): (SQUAD, "plain_text/validation-*.parquet", _QUESTION),
+    ("sentiment140", "train"): (SENTIMENT140, "sentiment140/test/*.parquet", _TWEET),
+    ("sentiment140", "eval"): (SENTIMENT140, "sentiment140/train/*.parquet", _TWEET),
     ("text", "eval"): (WIKITEXT, "wikitext-2-raw-v1/test-*.parquet", ("text",)),
 }
 # sha256 of what is read of a pinned revision, wherever it comes from (see `_digest`).
@@ -149,9 +129,8 @@ def folder(repository):
     if absent:
         where = "the mirror" if source else "what was downloaded"
         raise FetchError(
-            f"{where} lacks {path / absent[0]}. Expected the layout of `hf download "
-            f"{'--repo-type dataset ' if repository.kind == 'dataset' else ''}{repository.name} "
-            f"--revision {repository.revision} --local-dir {path}`"
+            f"{where} lacks {path / absent[0]}. Expected the layout of "
+            f"`{_command(repository, path)}`"
         )
     return path
 
@@ -199,47 +178,45 @@ def _download(repository, path):
             local_dir=path,
             endpoint=os.environ.get("HF_ENDPOINT") or None,
         )
-    except errors.GatedRepoError as error:
-        raise FetchError(_gated(repository)) from error
-    except errors.RepositoryNotFoundError as error:
-        raise FetchError(
-            f"{repository.name}: the hub says that there is no such {repository.kind}, or that "
-            "this token may not see it. Check HF_ENDPOINT, and the token if you use one"
-        ) from error
-    except (errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
-        if isinstance(error, errors.LocalEntryNotFoundError):
-            # what snapshot_download says of any other trouble; the trouble itself is its cause
-            status = getattr(getattr(error.__cause__, "response", None), "status_code", None)
-            said = _refused(repository, status) if status else _unreachable(repository, path)
-            raise FetchError(said) from error
-        raise FetchError(
-            f"{repository.name}: the hub has no revision {repository.revision}"
-        ) from error
-    except errors.HfHubHTTPError as error:
-        raise FetchError(_refused(repository, error.response.status_code)) from error
-    except (OSError, errors.OfflineModeIsEnabled) as error:
-        raise FetchError(_unreachable(repository, path)) from error
+    except (OSError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled) as error:
+        raise FetchError(f"{repository.name}{_why(error, repository, path)}") from error
+
+
+def _why(error, repository, path):
+    """What is wrong and what to do about it, after the repository's name."""
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        # what snapshot_download says of any other trouble; the trouble itself is its cause
+        error = error.__cause__
+    if isinstance(error, errors.GatedRepoError):
+        return _gated(repository)
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f": the hub says that there is no such {repository.kind}, or that this token may not "
+            "see it. Check HF_ENDPOINT, and the token if you use one"
+        )
+    if isinstance(error, (errors.RevisionNotFoundError, errors.EntryNotFoundError)):
+        return f": the hub has no revision {repository.revision}"
+    if status := getattr(getattr(error, "response", None), "status_code", None):
+        return f": the hub answered {status}. Try again later, or use MIRROR=DIR"
+    there = _command(repository, f"DIR/{repository.name}")
+    return (
+        f": the hub cannot be reached from here. Where it can be, run `{there}`, copy DIR here and "
+        f"pass MIRROR=DIR (or put the files into {path})"
+    )
+
+
+def _command(repository, path):
+    option = "--repo-type dataset " if repository.kind == "dataset" else ""
+    return (
+        f"hf download {option}{repository.name} --revision {repository.revision} --local-dir {path}"
+    )
 
 
 def _gated(repository):
     has = "The token in use has no grant" if huggingface_hub.get_token() else "There is no token"
     return (
-        f"{repository.name} is gated. {has}: ask for access at "
-        f"https://huggingface.co/{repository.name}, then log in with `hf auth login` or set "
-        "HF_TOKEN"
-    )
-
-
-def _refused(repository, status):
-    return f"{repository.name}: the hub answered {status}. Try again later, or use MIRROR=DIR"
-
-
-def _unreachable(repository, path):
-    option = "--repo-type dataset " if repository.kind == "dataset" else ""
-    return (
-        f"{repository.name}: the hub cannot be reached from here. Where it can be, run `hf "
-        f"download {option}{repository.name} --revision {repository.revision} --local-dir "
-        f"DIR/{repository.name}`, copy DIR here and pass MIRROR=DIR (or put the files into {path})"
+        f" is gated. {has}: ask for access at https://huggingface.co/{repository.name}, then log "
+        "in with `hf auth login` or set HF_TOKEN"
     )
 
 
@@ -297,12 +274,6 @@ def examples(task, part, sentiment_eval):
         return rows
     aside = part != "train"
     return [row for i, row in enumerate(rows) if (i % ASIDE == ASIDE - 1) == aside]
-
-
-def questions(part):
-    """(context, question, accepted answers) rows of SQuAD's train or validation split."""
-    known("part", part, ("train", "eval"))
-    return [(context, asked, found["text"]) for context, asked, found in _rows("squad", part)]
 
 
 def text(part):

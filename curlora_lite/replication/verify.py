@@ -1,44 +1,46 @@
-"""Compute records again and compare every number: bit for bit, or within the spread measured."""
+"""Compute records again and compare every number: bit for bit, or within what was measured.
+
+Tolerances are for records of another place (`tests/tolerances.py` measured them, on a few runs of
+each model, under conditions that stand for other machines). Two kinds: `rounding`, the same draws
+and sums in another order (threads, instructions, rows padded or packed); and `machine`, dropout
+drawn by another routine besides. What was not measured is not judged.
+"""
 
 import dataclasses
 import hashlib
 import json
 import math
+import re
 import tempfile
-from dataclasses import dataclass
 
-from . import grids, records, spread
-from .specs import RunSpec, profile_named
-from .tables import Table
+import pandas as pd
+
+from . import fetch, grids, machine, profiles, records
+from .specs import RunSpec
 
 CORE_SECONDS = 270  # what a choice by default may take: some three minutes on two cores
+TOLERANCES = records.ROOT / "results" / "reliability" / "tolerances.json"
+# what a number of a record is, by the name of what it is in; all others have to come out exactly
+KINDS = {"accuracy": "accuracy", "answers": "answers", "losses": "loss", "norms": "norm"}
+KINDS |= {"perplexity": "perplexity", "tokens": "exact", "window": "exact"}
+LATER = r"answers$|^data text"  # old records did not keep these
+RELATIVE = ("perplexity", "norm")
+LEFT_OUT = ("provenance", "sources", "version", "message")  # and times and memory:
+LEFT_OUT += ("seconds", "tokens_per_second", "peak_memory_mib", "scoring_seconds")
+LEFT_OUT += ("predicted",)  # counts the answers
+# where all of these agree, and the version of the numbers, equal numbers are due
+PLACE = ("device", "platform", "python", "packages", "threads", "rows")
 HELD, BROKEN, UNJUDGED = "yes", "no", "not judged"
-
-
-@dataclass(frozen=True)
-class Compared:
-    """One record beside the same run computed now.
-
-    how: `bit for bit`, or the class of tolerances. largest: kind of number -> (largest deviation,
-    tolerance or None) where not bit for bit. held: `yes`, `no` or `not judged`.
-    """
-
-    key: str
-    how: str
-    numbers: int
-    largest: dict
-    held: str
 
 
 def chosen(profile, keys=None, share=None, results=None):
     """Records of a profile to be computed again, the file's name -> RunRecord.
 
     keys: names of records, without `.json`. share: above 0, at most 1: that share of all, the same
-    ones each time. Neither: one of each method, then one of each other model, with an adapter, the
-    quickest each; and more, as far as time allows.
-    ValueError for a key that is not there, or a profile without records.
+    ones each time. Neither: the quickest of each method on each model, then others, as far as time
+    allows. ValueError for a key that is not there, or a profile without records.
     """
-    profile_named(profile)
+    profiles.profile_named(profile)
     folder = records.runs_folder(profile, results)
     found = {path.stem: records.load(path) for path in sorted(folder.glob("*.json"))}
     found = {key: record for key, record in found.items() if record.status in records.RESULTS}
@@ -54,18 +56,11 @@ def chosen(profile, keys=None, share=None, results=None):
             raise ValueError(f"SHARE: got {share}, expected a number above 0, at most 1")
         order = sorted(found, key=lambda key: hashlib.sha256(key.encode()).digest())
         return {key: found[key] for key in order[: math.ceil(share * len(found))]}
-    return _quickest(found)
-
-
-def _quickest(found):
     order = sorted(found, key=lambda key: found[key].seconds)
-    quickest = {found[key].spec["method"]: key for key in reversed(order)}
-    first = sorted(quickest.values(), key=order.index)
-    # of each model: the adapter is what is to be verified
-    adapted = [key for key in [*first, *order] if found[key].spec["method"] != "head-only"]
-    others = {found[key].spec["model"]["name"]: key for key in reversed(adapted)}
+    cells = {key: (run.spec["model"]["name"], run.spec["method"]) for key, run in found.items()}
+    first = {cells[key]: key for key in reversed(order)}  # the quickest of each
     taken, seconds = {}, 0.0
-    for key in dict.fromkeys([*first, *others.values(), *order]):
+    for key in dict.fromkeys([*reversed(first.values()), *order]):
         if not taken or seconds + found[key].seconds <= CORE_SECONDS:
             taken[key] = found[key]
             seconds += found[key].seconds
@@ -73,119 +68,123 @@ def _quickest(found):
 
 
 def verify(kept):
-    """Compute the runs of these records again, in a folder that goes; a `Compared` of each."""
-    again = {}
-    with tempfile.TemporaryDirectory() as folder:
-        # each with the threads that the record's run had: they decide the order of sums
-        for threads in sorted({record.provenance["threads"] for record in kept.values()}):
-            specs = {
-                key: RunSpec.from_dict(record.spec)
-                for key, record in kept.items()
-                if record.provenance["threads"] == threads
-            }
-            workers, several = None, machine.default_device() == "cpu"
-            if several:
-                most = grids.default_workers(list(specs.values()))  # by memory too
-                workers = max(1, min(machine.cores() // threads, most))
-            found = grids.run_grid(
-                list(specs.values()), folder, workers=workers, threads=threads if several else None
-            )
-            again.update(zip(specs, found, strict=True))
-    measured = spread.load()
-    return [compare(key, record, again[key], measured) for key, record in kept.items()]
+    """Compute the runs of these records again, in a folder that goes: a DataFrame, a record a row.
 
-
-def compare(key, record, again, measured):
-    """A `Compared` of a record and of the same run computed again.
-
-    Bit for bit where machine, versions, threads, model and data agree with the record's. Else
-    within the tolerances of `spread`, where it has measured runs on this model in this precision;
-    where it has not measured a kind of number, nothing but equality can be judged.
+    Columns: see `compare`.
     """
-    old, new = spread.numbers(record), spread.numbers(again)
-    leaves = len(old)
-    if plain(record) == plain(again):
-        return Compared(key, "bit for bit", leaves, {}, HELD)
-    if same_place(record, again):
-        exact = dict.fromkeys(spread.KINDS, 0.0)
-        return Compared(key, "bit for bit", leaves, _largest(old, new, exact), BROKEN)
-    kind = "rounding" if same_model(record, again) else "machine"
+    measured, rows = json.loads(TOLERANCES.read_text()), {}
+    by_threads = {}  # each with those that the record's run had: they decide the order of sums
+    for key, record in kept.items():
+        by_threads.setdefault(record.provenance["threads"], []).append(key)
+    for threads, keys in by_threads.items():
+        specs, at = [RunSpec.from_dict(kept[key].spec) for key in keys], {}
+        if machine.default_device() == "cpu":
+            most = min(machine.cores() // threads, grids.default_workers(specs))
+            at = {"workers": max(1, most), "threads": threads}
+        with tempfile.TemporaryDirectory() as folder:
+            for key, again in zip(keys, grids.run_grid(specs, folder, **at), strict=True):
+                rows[key] = {"record": key, **compare(kept[key], again, measured)}
+    return pd.DataFrame([rows[key] for key in kept])
+
+
+def compare(record, again, measured):
+    """A record beside the same run computed again: what is shown of it, by column.
+
+    `compared`: `bit for bit`, as is due where place and version agree with the record's; else the
+    kind of tolerances, of its model and precision (measured: what `TOLERANCES` holds), or `not
+    measured`. `numbers`: how many. `deviation`: the largest of each kind with its tolerance.
+    `holds`: `yes`, `no` or `not judged`. Other weights or data never hold.
+    """
+    old, new = plain(record), plain(again)
+    new = {name: n for name, n in new.items() if name in old or not re.search(LATER, name)}
+    off = deviations(old, new)
+    if not any(off.values()):
+        return _shown("bit for bit", old, {}, HELD)
     model = f"{record.spec['model']['name']} {record.spec['precision']}"
-    if model not in measured:
-        return Compared(key, "no spread measured", leaves, _largest(old, new, {}), UNJUDGED)
-    tolerances = spread.tolerances(measured[model], kind, spread.smallest(record))
-    largest = _largest(old, new, tolerances)
-    return Compared(key, kind, leaves, largest, _held(largest.values()))
+    mine, theirs = ([run.provenance.get(name) for name in PLACE] for run in (again, record))
+    if mine == theirs and again.version == record.version:
+        how, allowed = "bit for bit", dict.fromkeys(off, 0.0)
+    elif model not in measured:
+        how, allowed = "not measured", {"exact": 0.0}
+    else:
+        how = "rounding" if mine[0] == theirs[0] else "machine"
+        allowed = tolerances(measured[model][how], record)
+    largest = {kind: (by, allowed.get(kind)) for kind, by in off.items()}
+    held = UNJUDGED if any(by > 0 and most is None for by, most in largest.values()) else HELD
+    if any(most is not None and by > most for by, most in largest.values()):
+        held = BROKEN
+    return _shown(how, old, largest, held)
 
 
-def _held(largest):
-    if any(allowed is not None and off > allowed for off, allowed in largest):
-        return BROKEN
-    return UNJUDGED if any(allowed is None and off > 0 for off, allowed in largest) else HELD
+def _shown(how, old, largest, held):
+    off = [
+        f"{kind} {by:.2g} ({'none' if most is None else f'{most:.2g}'})"
+        for kind, (by, most) in largest.items()
+    ]
+    said = ", ".join(off) or "none"
+    return {"compared": how, "numbers": len(old), "deviation": said, "holds": held}
 
 
-def _largest(old, new, tolerances):
-    """kind -> (largest deviation, tolerance or None), exact numbers among them."""
-    return {kind: (off, tolerances.get(kind)) for kind, off in spread.deviations(old, new).items()}
+def tolerances(measured, record):
+    """kind of number -> largest deviation that is allowed; kinds not measured are not in it.
+
+    As measured, of one kind of place; accuracies and answers may always differ by one row of the
+    record's smallest evaluation.
+    """
+    row = 1 / min((s["n"] for stage in record.stages for s in stage["scores"].values()), default=1)
+    at_least = {kind: max(row, measured.get(kind, 0.0)) for kind in ("accuracy", "answers")}
+    return {**measured, **at_least, "exact": 0.0}
 
 
-PLACE = ("device", "platform", "python", "packages", "threads")
+def deviations(old, new):
+    """kind of number -> the largest deviation of `new` from `old` (see `plain`).
+
+    Accuracy and loss: absolute. Perplexity and norm: relative to the old one. Answers: the share of
+    rows that are answered otherwise. Exact: 0, or infinite. A number that one side lacks, or that
+    is not finite on one side, is infinitely far.
+    """
+    largest = {}
+    for name in old | new:
+        (kind, before), (other, now) = (side.get(name, (None, None)) for side in (old, new))
+        off = _distance(kind, before, now) if kind == other else math.inf
+        largest[kind or other] = max(largest.get(kind or other, 0.0), off)
+    return largest
 
 
-def same_place(record, other):
-    """Whether equal numbers are due: equal machine, versions, threads, model and data."""
-    place = all(record.provenance.get(name) == other.provenance.get(name) for name in PLACE)
-    return place and record.model_sha256 == other.model_sha256 and record.data == other.data
-
-
-def same_model(record, other):
-    """Whether only rounding differs: the same weights, and the same kind of processor, on which
-    the same routine draws dropout."""
-    weights = record.model_sha256 == other.model_sha256
-    return weights and record.provenance.get("device") == other.provenance.get("device")
+def _distance(kind, old, new):
+    if old == new:
+        return 0.0
+    if kind == "exact" or (kind == "answers" and len(old) != len(new)):
+        return math.inf
+    if kind == "answers":
+        return sum(a != b for a, b in zip(old, new, strict=True)) / len(old)
+    if kind in RELATIVE and old != 0:
+        old, new = 1.0, new / old
+    return abs(new - old) if math.isfinite(new - old) else math.inf
 
 
 def plain(record):
-    """All of a record that must come out again: without provenance, sources, times and memory."""
+    """All of a record that must come out again, name -> (kind, value); kinds: see `KINDS`."""
     content = json.loads(json.dumps(dataclasses.asdict(record)))
-    for name in ("provenance", "sources"):
-        content.pop(name)
-    return without_times(content)
+    return {"spec": ("exact", content.pop("spec")), **dict(_leaves(content, "", "exact"))}
 
 
-TIMED = ("seconds", "tokens_per_second", "peak_memory_mib", "scoring_seconds")
+def _leaves(part, name, kind):
+    if not isinstance(part, (dict, list)):
+        yield name, (kind, part)
+        return
+    for key, value in part.items() if isinstance(part, dict) else enumerate(part):
+        if key not in LEFT_OUT:
+            yield from _leaves(value, f"{name} {key}".lstrip(), KINDS.get(key, kind))
 
 
-def without_times(part):
-    """Plain data without the fields that say how long something took or how much memory."""
-    if isinstance(part, list):
-        return [without_times(value) for value in part]
-    if not isinstance(part, dict):
-        return part
-    return {key: without_times(value) for key, value in part.items() if key not in TIMED}
-
-
-def table(profile, compared):
-    """What came of it, one record a row."""
-    rows = []
-    for one in compared:
-        off = ", ".join(
-            f"{kind} {off:.2g} ({'none' if allowed is None else f'{allowed:.2g}'})"
-            for kind, (off, allowed) in one.largest.items()
-        )
-        rows.append((one.key, one.how, f"{one.numbers:,}", off or "none", one.held))
-    here = records.provenance(machine.default_device())
+def save(profile, found, folder=TOLERANCES.parent / "tables"):
+    """Write what `verify` found as `verify_<profile>.md` and `.csv`; returns the Markdown."""
+    here = records.provenance(machine.default_device(), None)
     versions = ", ".join(f"{name} {version}" for name, version in here["packages"].items())
-    return Table(
-        f"Records of the {profile} profile, computed again",
-        ("Record", "Compared", "Numbers", "Largest deviation (tolerance)", "Holds"),
-        tuple(rows),
-        (
-            "Bit for bit where machine, versions, threads, model and data agree with the record's; "
-            "else within tolerances from results/reliability/spread.json: rounding alone (same "
-            "weights and kind of processor), or another machine. Accuracy and answers: of rows; "
-            "perplexity, norm and geometry: relative; loss: nats.",
-            f"Computed by numerical code {here['code']} on {here['device']}; {versions}.",
-        ),
-        left=(0, 1, 3, 4),
-    )
+    note = f"Computed {here['date']} at commit {here['commit']} on {here['device']}; {versions}."
+    text = f"{found.to_markdown(index=False)}\n\n{note}\n"
+    for suffix, content in ((".md", text), (".csv", found.to_csv(index=False))):
+        with fetch.aside(folder / f"verify_{profile.replace('-', '_')}{suffix}") as part:
+            part.write_text(content)
+    return text
