@@ -11,6 +11,7 @@ from .specs import RunSpec, method_label
 # Columns of `frame`, in order. The first lines say which run, the last which number of it.
 COLUMNS = {
     "run": "name of the record's file in runs/, without .json",
+    "profile": "its name: sizes and rates (see `profiles`)",
     "table": "table1 or table2",
     "model": "smollm2-135m, …",
     "method": "head-only, lora, curlora, …",
@@ -64,7 +65,7 @@ def tidy(found):
 
 def _run(name, record):
     spec, made = record.spec, record.provenance
-    plain = ("table", "method", "rank", "seed", "learning_rate", "precision", "source")
+    plain = ("profile", "table", "method", "rank", "seed", "learning_rate", "precision", "source")
     return {
         "run": name,
         **{column: spec[column] for column in plain},
@@ -108,6 +109,8 @@ def _row(stage, task, measure, value, n):
 
 RUN = list(COLUMNS)[: list(COLUMNS).index("stage")]  # the columns that are the same in a whole run
 
+MEASURES = ["just_learned", "acc", "forgetting", "bwt", "before", "after", "norm"]
+
 
 def summary(runs):
     """One row a finished run of a frame: what a table of results compares.
@@ -119,7 +122,7 @@ def summary(runs):
     own columns.
     """
     rows = []
-    for name, run in runs[runs.status == "finished"].groupby("run", sort=False):
+    for _, run in runs[runs.status == "finished"].groupby("run", sort=False):
         R = score_matrix(run)
         text = run[run.measure == "perplexity"].sort_values("stage").value
         norm = run[run.measure == "norm"].sort_values("stage").value
@@ -133,10 +136,9 @@ def summary(runs):
                 "before": text.iloc[0],
                 "after": text.iloc[-1],
                 "norm": norm.iloc[-1] if len(norm) else 0.0,
-                "run": name,
             }
         )
-    found = pd.DataFrame(rows)
+    found = pd.DataFrame(rows, columns=[*RUN, *MEASURES])
     return found.assign(ratio=found.after / found.before, nats=np.log(found.after / found.before))
 
 

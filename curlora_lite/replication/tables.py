@@ -1,140 +1,102 @@
-"""Records -> the paper's two tables, as Markdown, CSV and LaTeX from the one object."""
+"""The tidy frame -> the paper's tables as text, written as Markdown, CSV and LaTeX."""
 
-import csv
-import io
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
-from .. import metrics
-from . import fetch, paper, provenance
-from .protocol import Protocol
-from .records import by_cell
-from .specs import method_label
+import pandas as pd
 
-MODEL_LABELS = {
+from .. import metrics
+from ..adapters import CURLoRAConfig, LoRAConfig, add_adapters, count_trainable, remove_adapters
+from . import fetch, models, paper, runs
+from .specs import BESIDE as BASELINES
+from .specs import METHODS, method_label
+
+MODELS = {
     "smollm2-135m": "SmolLM2-135M-Instruct",
-    "small-gpt2": "small GPT-2",
+    "smollm2-135m-fused": "SmolLM2-135M-Instruct with fused projections",
     "gpt2-large": "GPT-2 Large",
     "mistral-7b": "Mistral-7B-v0.3",
 }
-WEIGHTS = {"smollm2-135m": "4-bit weights dequantised and held", "small-gpt2": "trained and held"}
 TASKS = {"mrpc": "MRPC", "sst2": "SST-2", "sentiment140": "Sentiment140"}
 # Scores that stand beside the published rows (see `sequence._examples`).
 BESIDE = {
-    "sentiment140, balanced": "as many positive as negative rows",
-    "sentiment140, three classes": "held-out rows of three classes",
+    runs.BALANCED: "↳ as many positive as negative rows",
+    "sentiment140, three classes": "↳ held-out rows of three classes",
 }
+PUBLISHED = "↳ published"
 CONSTANT = 0.95  # from this share of one answer on, a score is marked as a constant answer's
 CLOSE = 0.005  # published scores have two decimals
-
-
-@dataclass(frozen=True)
-class Table:
-    """Columns and rows of text, with a caption above and notes below.
-
-    left: places of the columns that hold text; the others hold numbers and go to the right.
-    """
-
-    caption: str
-    columns: tuple
-    rows: tuple
-    notes: tuple = ()
-    left: tuple = (0,)
-
-    def markdown(self):
-        """GitHub Markdown: numbers on the right."""
-        align = ["---" if i in self.left else "---:" for i in range(len(self.columns))]
-        lines = [f"**{self.caption}**", ""]
-        lines += ["| " + " | ".join(row) + " |" for row in (self.columns, align, *self.rows)]
-        return "\n".join([*lines, "", *(f"{note}  " for note in self.notes)]).rstrip() + "\n"
-
-    def csv(self):
-        """One header line and one line a row; caption and notes are left out."""
-        out = io.StringIO()
-        csv.writer(out, lineterminator="\n").writerows((self.columns, *self.rows))
-        return out.getvalue()
-
-    def latex(self):
-        """A `table` environment with booktabs rules, ready to be put into a report."""
-        lines = ["% needs booktabs and graphicx", r"\begin{table}", r"\centering"]
-        lines += [rf"\caption{{{_tex(self.caption)}}}", r"\resizebox{\textwidth}{!}{%"]
-        align = "".join("l" if i in self.left else "r" for i in range(len(self.columns)))
-        lines += [rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
-        lines += [_tex_row(self.columns), r"\midrule", *map(_tex_row, self.rows), r"\bottomrule"]
-        lines += [r"\end{tabular}}", *(rf"\par\footnotesize {_tex(n)}" for n in self.notes)]
-        return "\n".join([*lines, r"\end{table}"]) + "\n"
-
-    def save(self, stem, source, suffixes=(".md", ".csv", ".tex")):
-        """Write `<stem>.md`, `.csv` and `.tex`, or some of them; returns the paths.
-
-        source: the `provenance.Source`; the LaTeX says it in a comment, `provenance.json` whole.
-        """
-        texts = {".md": self.markdown, ".csv": self.csv}
-        texts[".tex"] = lambda: f"% {source.text()}\n{self.latex()}"
-        paths = [Path(f"{stem}{suffix}") for suffix in suffixes]
-        for path, text in zip(paths, (texts[suffix]() for suffix in suffixes), strict=True):
-            with fetch.aside(path) as part:
-                part.write_text(text)
-        provenance.keep(paths, source)
-        return paths
-
-    def _repr_markdown_(self):
-        return self.markdown()
-
-
-_TEX = {
-    "†": r"$^\dagger$",
-    "‡": r"$^\ddagger$",
-    "&": r"\&",
-    "%": r"\%",
-    "_": r"\_",
-    "#": r"\#",
-    "±": r"$\pm$",
-    "§": r"\S{}",
+SHARED = ("profile", "model", "protocol", "learning_rate", "precision", "source")
+MEASURES = {
+    "ACC": "acc",
+    "Just learned": "just_learned",
+    "Forgetting": "forgetting",
+    "Perplexity ratio": "ratio",
 }
-_TEX |= {c: rf"\{c}" for c in "{}$"} | {"^": r"\^{}", "~": r"\~{}", "\\": r"\textbackslash{}"}
-_TEX |= {
-    "↳": r"$\hookrightarrow$ ",
-    "∞": r"$\infty$",
-    "×": r"$\times$",
-    "≥": r"$\geq$",
-    "‖": r"$\|$",
-}
+SUMMARY_NOTE = (
+    "ACC: accuracy of all tasks at the end. Just learned: of each right after its own stage. "
+    "Forgetting: best earlier less last, over the earlier tasks. Means over tasks, Sentiment140 by "
+    "as many positive as negative rows where these were scored. Perplexity ratio: after over "
+    "before. Seconds: of one run, others beside it where cores allow."
+)
 
 
-def _tex(text):
-    return "".join(_TEX.get(c, c) for c in text)
+def one_grid(frame, table):
+    """The rows of a frame that belong to `table`, of runs that may stand side by side.
 
-
-def _tex_row(cells):
-    return " & ".join(map(_tex, cells)) + r" \\"
-
-
-def results_table(records):
-    """One of the paper's two tables from the records of one grid, the published numbers below ours.
-
-    Rows are the paper's (`paper.ROWS`); columns: the number of examples or tokens, the majority
-    class, head only, then LoRA and CURLoRA by rank. Means over seeds with the sample standard
-    deviation where there are several. ValueError if records of different profiles, tables,
-    protocols or precisions are mixed.
+    ValueError if there are none, or if they differ in more than method, rank and seed.
     """
-    shared = shared_spec([record.spec for record in records])
-    cells = by_cell(records)
-    table, source = shared["table"], shared["source"]
-    rows = []
+    rows = frame[frame.table == table]
+    if rows.empty:
+        raise ValueError(f"table: got {table!r}, expected one of {sorted(frame.table.unique())}")
+    for column in SHARED:
+        found = rows[column].unique().tolist()
+        if len(found) > 1:
+            raise ValueError(
+                f"frame: {column} is {found[0]!r} in one run and {found[1]!r} in another, expected "
+                f"one; choose: frame[frame.{column} == {found[0]!r}]"
+            )
+    each = rows.drop_duplicates("run")
+    twice = each[each.duplicated(["label", "seed"])]
+    scored = rows[rows.measure.isin(["accuracy", "perplexity"])]
+    if len(twice) or (scored.groupby(["task", "stage"]).n.nunique() > 1).any():
+        raise ValueError(
+            f"frame: runs of several sizes, such as {(each if twice.empty else twice).run.iloc[-1]}"
+            "; expected one a method, rank and seed: take a grid's own with runs.of_grid"
+        )
+    return rows
+
+
+def by_method(rows):
+    """(label, its rows) of a frame: head only first, then by rank, LoRA before CURLoRA."""
+    order = [rows["rank"].fillna(0), rows.method.map([*METHODS, *BASELINES].index)]
+    return [(cell.label.iloc[0], cell) for _, cell in rows.groupby(order)]
+
+
+def results(frame, table):
+    """One of the paper's two tables: its rows, what was published under each of ours.
+
+    Columns: the number of rows or tokens, the majority class, head only, then LoRA and CURLoRA by
+    rank. Means over seeds, ± the sample standard deviation where there are several; runs that did
+    not finish are left out, and counted in a last row. ValueError: see `one_grid`.
+    """
+    rows = one_grid(frame, table)
+    source, done, lines = rows.source.iloc[0], rows[rows.status == "finished"], []
     for place, (task, stage) in enumerate(paper.ROWS):
-        label = _row_label(task, stage, source)
-        values = [_cell(cells[cell], task, stage) for cell in cells]
-        rows.append((label, *_n_and_majority(records, task, stage), *values))
-        rows.append(_published_row(table, task, place, cells))
-        for name, what in BESIDE.items():
-            if task == "sentiment140" and any(run.score(name, stage) for run in records):
-                values = [_cell(cells[cell], name, stage) for cell in cells]
-                rows.append((f"↳ {what}", *_n_and_majority(records, name, stage), *values))
-    caption = f"Table {table[-1]}, {shared['profile']} profile: {_stands_for(shared)}"
-    columns = ("", "n", "Majority", *(method_label(*cell) for cell in cells))
-    return Table(caption, columns, tuple(rows), _notes(records, shared, rows))
+        label = "Perplexity before" if stage == 0 else "Perplexity after"
+        if task:
+            after = tuple(TASKS)[stage - 1]
+            label = f"{task_label(task, source)} after {task_label(after, source)}"
+        lines.append({"": label} | _line(rows, done, task or "text", stage))
+        published = _published(rows, table, place)
+        lines += [{"": PUBLISHED} | published] if published else []
+        for beside, label in BESIDE.items():
+            if task == "sentiment140" and (done.task == beside).any():
+                lines.append({"": label} | _line(rows, done, beside, stage))
+    if len(done) < len(rows):
+        counts = {label: _finished(cell) for label, cell in by_method(rows)}
+        lines.append({"": "Runs finished"} | counts)
+    return pd.DataFrame(lines).set_index("").rename_axis(None).fillna("")
 
 
 def task_label(task, source):
@@ -142,214 +104,177 @@ def task_label(task, source):
     return TASKS[task] + ("" if source == "paper" else "*")
 
 
-def _row_label(task, stage, source):
-    if task is None:
-        return "Perplexity before" if stage == 0 else "Perplexity after"
-    return f"{task_label(task, source)} after {task_label(tuple(TASKS)[stage - 1], source)}"
+def _line(rows, done, task, stage):
+    """Column -> text, of one task (or `text`) after one stage."""
+    measured = done[(done.task == task) & (done.stage == stage)]
+    measured = measured[measured.measure.isin(["accuracy", "perplexity"])]
+    line = {"n": "", "Majority": ""}
+    if len(measured):
+        line["n"] = f"{measured.n.iloc[0]:,}"
+        line["Majority"] = "" if task == "text" else number(measured.majority.iloc[0])
+    for label, _ in by_method(rows):
+        mine = measured[measured.label == label]
+        line[label] = mean(mine.value) + ("†" if (mine.answered >= CONSTANT).any() else "")
+    return line
 
 
-def _published_row(table, task, place, cells):
-    """What the paper published for its model; n and the majority class are ours (see the notes)."""
-    published = [paper.PUBLISHED[table].get(cell) for cell in cells]
-    shown = ["" if p is None else _number(p[place]) for p in published]
-    if task is None:
-        return (
-            f"↳ published, {paper.MODELS[table]}",
-            f"{paper.SETTINGS[table]['text_tokens']:,} tokens",
-            "",
-            *shown,
-        )
-    share = paper.MAJORITY[task]
-    for i, values in enumerate(published):
-        if values and min(abs(values[place] - c) for c in (share, 1 - share)) <= CLOSE:
-            shown[i] += "‡"
-    n = f"{paper.EVAL_ROWS[task]:,}"
-    return (f"↳ published, {paper.MODELS[table]}", n, _number(share), *shown)
+def _published(rows, table, place):
+    """The same of what the paper published; n and the majority class are counted by us."""
+    task, line = paper.ROWS[place][0], {}
+    share = paper.MAJORITY.get(task, math.inf)
+    for label, cell in by_method(rows):
+        values = paper.PUBLISHED[table].get((cell.method.iloc[0], cell["rank"].iloc[0]))
+        if values:
+            constant = min(abs(values[place] - c) for c in (share, 1 - share)) <= CLOSE
+            line[label] = number(values[place]) + ("‡" if constant else "")
+    n = paper.EVAL_ROWS[task] if task else paper.SETTINGS[table]["text_tokens"]
+    return line and {"n": f"{n:,}", "Majority": number(share) if task else ""} | line
 
 
-def shared_spec(specs):
-    """What all specs agree on; ValueError where they differ in more than method, rank and seed."""
-    if not specs:
-        raise ValueError("records: got none, expected those of at least one run")
-    free = {"method", "rank", "seed"}
-    shared = {k: v for k, v in specs[0].items() if k not in free}
-    for spec in specs:
-        for key, value in shared.items():
-            if spec[key] != value:
-                raise ValueError(
-                    f"records: {key} is {value!r} in one and {spec[key]!r} in another; expected "
-                    "runs that differ in method, rank and seed only"
-                )
-    return shared
+def _finished(cell):
+    each = cell.drop_duplicates("run").status
+    return f"{(each == 'finished').sum()} of {len(each)}"
 
 
-def _stands_for(shared):
-    """What was run in place of what, in words."""
-    theirs, ours = paper.MODELS[shared["table"]], MODEL_LABELS[shared["model"]["name"]]
-    model = ours if ours == theirs else f"{ours} in place of {theirs}"
-    data = "the paper's data" if shared["source"] == "paper" else "other data than the paper's"
-    return f"{model}, on {data}"
+def mean(values):
+    """`0.70`, or `0.70 ± 0.02` (sample standard deviation) of several values; – of none."""
+    if not len(values):
+        return "–"
+    middle = number(values.mean())
+    return middle if len(values) == 1 else f"{middle} ± {number(values.std())}"
 
 
-def _cell(records, task, stage):
-    if task:
-        scores = [record.score(task, stage) for record in records]
-        constant = any(s and max(s["predicted"]) >= CONSTANT * s["n"] for s in scores)
-        return _mean([r.accuracy(task, stage) for r in records]) + ("†" if constant else "")
-    if stage == 0:
-        return _mean([record.initial_perplexity() for record in records])
-    return _mean([record.final_perplexity() for record in records])
-
-
-def _mean(values):
-    if any(math.isnan(v) for v in values):
-        return f"none ({sum(map(math.isnan, values))} of {len(values)} failed)"
-    mean, spread, _ = metrics.mean_and_spread(values)
-    return _number(mean) if spread is None else f"{_number(mean)} ± {_number(spread)}"
-
-
-def _number(value):
+def number(value):
+    """Two decimals, fewer of large values."""
     if math.isinf(value):
         return "∞"
-    value = round(value, 9) + 0.0  # no minus zero
-    if abs(value) < 0.005:
-        return "0.00"
-    return f"{value:.3g}" if value >= 1e5 else f"{value:,.1f}" if value >= 1000 else f"{value:.2f}"
+    text = f"{value:.3g}" if value >= 1e6 else f"{value:,.{0 if value >= 1000 else 2}f}"
+    return text.replace("-0.00", "0.00")
 
 
-def _n_and_majority(records, task, stage):
-    whole = next((r for r in records if r.status == "finished"), records[0])
-    if not task:
-        tokens = whole.perplexity.get("initial", {}).get("tokens")
-        return f"{tokens:,} tokens" if tokens else "", ""
-    score = whole.score(task, stage)
-    return (f"{score['n']:,}", _number(score["majority"])) if score else ("", "")
+def summary(frame, table):
+    """What the runs of one table come to (see `runs.summary`): a row a method and rank."""
+    rows = one_grid(frame, table)
+    done, lines = runs.summary(rows), {}
+    for label, cell in by_method(rows):
+        mine = done[done.label == label]
+        lines[label] = {name: mean(mine[column]) for name, column in MEASURES.items()}
+        lines[label]["Finished"] = _finished(cell)
+        lines[label]["Seconds"] = f"{mine.seconds.mean():,.0f}" if len(mine) else "–"
+    if len(done):
+        whole = rows[rows.run == done.run.iloc[0]]
+        constant = pd.Series(runs.score_matrix(whole.assign(value=whole.majority))[-1]).mean()
+        lines["Majority class"] = dict.fromkeys(("ACC", "Just learned"), number(constant))
+    return pd.DataFrame(lines).T.fillna("")
 
 
-def _notes(records, shared, rows):
-    table, own = shared["table"], shared["source"] == "paper"
-    ours, theirs = MODEL_LABELS[shared["model"]["name"]], paper.MODELS[table]
-    marked = "".join(cell for row in rows for cell in row)
-    lost = [f"{r.spec['method']} {r.status}: {r.message}" for r in records if r.message]
-    notes = [
-        f"Ours: {ours}, {_weights(shared)}, {_seeds(records)}; protocol "
-        f"{Protocol(**shared['protocol']).name()}. {_departures(shared)}",
-        f"Rows marked ↳ published: {theirs} on the paper's data (arXiv 2408.14572), one run each"
-        + (": compare patterns, not values. " if ours != theirs or not own else ". ")
-        + "Their n and majority class are counted by us; the paper gives neither.",
-        _sampling_note(records),
-    ]
-    if not own:
-        notes.insert(
-            1, "A name with * stands for other data in its place; perplexity is of editorials."
-        )
-    if "†" in marked:
-        notes.append(f"† at least {100 * CONSTANT:.0f} % of the answers are one class.")
-    if "‡" in marked:
-        notes.append("‡ to two decimals the accuracy of always giving one answer.")
-    return (*notes, _origin_note(records), *mixed_code(records), *lost)
+def parameters(table):
+    """§4.5: trainable parameters on the shapes of the paper's model, beside the published counts.
 
-
-def _weights(shared):
-    held = WEIGHTS.get(shared["model"]["name"], "weights held")
-    return f"{held} in {shared['precision']}"
-
-
-def _seeds(records):
-    seeds = sorted({record.spec["seed"] for record in records})
-    listed = ", ".join(map(str, seeds))
-    if len(seeds) == 1:
-        return f"one run each, seed {listed}"
-    return f"mean ± sample standard deviation over seeds {listed}"
-
-
-def _departures(shared):
-    """Where sizes and rates differ from the paper's, in words; the paper's own in brackets."""
-    theirs = paper.SETTINGS[shared["table"]]
-    rows = paper.TRAIN_ROWS[shared["table"]]
-    trained = [
-        f"{t['name']} {t['train_rows']:,} × {t['epochs']}"
-        + ("" if t["train_rows"] == rows[t["name"]] else f" ({rows[t['name']]:,} × {t['epochs']})")
-        for t in shared["tasks"]
-    ]
-    names = {"learning_rate": "nominal learning rate", "batch": "batch", "max_length": "length"}
-    values = [
-        f"{name} {shared[key]:g}" + ("" if shared[key] == theirs[key] else f" ({theirs[key]:g})")
-        for key, name in names.items()
-    ]
-    if shared["protocol"]["perplexity"] == "first-tokens":
-        text = f"perplexity over {shared['text_tokens']:,} tokens"
-        if shared["text_tokens"] != shared["text_window"]:
-            text += f" in windows of {shared['text_window']:,}"
-        if shared["text_tokens"] != theirs["text_tokens"]:
-            text += f" ({theirs['text_tokens']:,} in one)"
-        values.append(text)
-    said = "; the paper's own in brackets where they differ"
-    return f"Training rows × epochs {', '.join(trained)}; {', '.join(values)}{said}."
-
-
-def _origin_note(records):
-    commits = sorted({str(record.provenance["commit"])[:10] for record in records})
-    where = sorted({record.provenance["device"] for record in records})
-    return f"Computed by the code at commit {', '.join(commits)} on {', '.join(where)}."
-
-
-def mixed_code(records):
-    """A note, in a tuple, that the records come from several versions of the code; else ()."""
-    found = sorted({str(r.provenance.get("code", "one not recorded")) for r in records})
-    if len(found) == 1:
-        return ()
-    said = f"Computed by {len(found)} versions of the numerical code: {', '.join(found)}"
-    return (f"{said}. `make reproduce` computes all by the present one.",)
-
-
-def _sampling_note(records):
-    """What the sample size alone allows for: Wilson's interval in the middle of the table."""
-    sizes = {s["n"] for r in records for stage in r.stages for s in stage["scores"].values()}
-    parts = []
-    for n in sorted(sizes):
-        low, high = metrics.wilson_interval(0.7, n)
-        parts.append(f"{low:.2f} to {high:.2f} for n = {n:,}")
-    said = "95 % interval (Wilson) of an accuracy of 0.70, for the choice of rows alone"
-    return f"{said}: {', '.join(parts)}."
-
-
-def summary_table(records):
-    """ACC, forgetting and perplexity growth of each method and rank (see `metrics`).
-
-    Runs that diverged are counted and left out of the means.
+    Counted on the meta device: adapters added, the parameters that receive gradients summed; heads
+    not included. Source: §4.5 and the author's stored outputs.
     """
-    shared = shared_spec([record.spec for record in records])
-    rows = []
-    for (method, rank), runs in by_cell(records).items():
-        done = [run for run in runs if run.status == "finished"]
-        R = [metrics.score_matrix(run) for run in done]
-        ratios = [run.final_perplexity() / run.initial_perplexity() for run in done]
-        measures = (
-            [metrics.plasticity(r) for r in R],
-            [metrics.average_accuracy(r) for r in R],
-            [metrics.forgetting(r) for r in R],
-            ratios,
-        )
-        cells = [_mean(values) if values else "none" for values in measures]
-        seconds = metrics.mean_and_spread([run.seconds for run in runs])[0]
-        counts = f"{len(done)} of {len(runs)}"
-        rows.append((method_label(method, rank), *cells, counts, f"{seconds:.0f}"))
-    whole = next((r for r in records if r.status == "finished"), None)
-    if whole:
-        tasks = [stage["task"] for stage in whole.stages]
-        majority = [whole.stages[-1]["scores"][task]["majority"] for task in tasks]
-        constant = _number(sum(majority) / len(majority))
-        rows.append(("Majority class", constant, constant, "", "", "", ""))
-    return Table(
-        f"Table {shared['table'][-1]}'s runs in summary, {shared['profile']} profile",
-        ("", "Just learned", "ACC", "Forgetting", "Perplexity ratio", "Finished", "Seconds"),
-        tuple(rows),
-        (
-            "Just learned: accuracy of each task right after its own stage. ACC: of all tasks at "
-            "the end. Forgetting: best earlier less last, over the earlier tasks. Perplexity "
-            "ratio: after over before. Means over the tasks, whatever their number of classes, "
-            "then over seeds. Seconds: of one run, others beside it where cores allow.",
-            *mixed_code(records),
-        ),
-    )
+    name, lines = paper.MODELS[table], {}
+    model, targets = models.meta_model(name)
+    counts = {("full", None): count_trainable(model)}
+    for rank in paper.RANKS:
+        for method, config in (("lora", LoRAConfig), ("curlora", CURLoRAConfig)):
+            add_adapters(model, config(rank=rank, target_modules=targets))
+            counts[method, rank] = count_trainable(model)
+            remove_adapters(model)
+    for (method, rank), count in counts.items():
+        published, source = paper.PARAMETERS.get((name, method, rank), ("", ""))
+        lines["All weights" if method == "full" else method_label(method, rank)] = {
+            "Counted": f"{count:,}",
+            "Share of all": f"{count / counts['full', None]:.2g}",
+            "Published": f"{published:,}" if published else "",
+            "Source": source,
+        }
+    return pd.DataFrame(lines).T
+
+
+def notes(frame, table, again):
+    """What stands in for what, seeds, commit and device; again: the command that makes it anew."""
+    rows = one_grid(frame, table)
+    first, ours, theirs = rows.iloc[0], MODELS[rows.model.iloc[0]], paper.MODELS[table]
+    what = ours if ours == theirs else f"{ours} in place of {theirs}"
+    data = "the paper's data" if first.source == "paper" else "other data (names with *)"
+    seeds = rows.seed.sort_values().astype(str).unique()
+    many = "mean ± sample standard deviation over seeds" if len(seeds) > 1 else "seed"
+    devices, commits = (rows[name].astype(str).unique() for name in ("device", "commit"))
+    return [
+        f"{what}, on {data}; {first.precision}, protocol {first.protocol}; "
+        f"{many} {', '.join(seeds)}.",
+        f"Computed on {', '.join(devices)} at commit {', '.join(c[:10] for c in commits)}. "
+        f"Again: `{again}`",
+    ]
+
+
+def marks(frame, table):
+    """What the marks in `results` mean, and what the choice of rows alone allows for."""
+    rows = one_grid(frame, table)
+    fewest = rows[rows.measure == "accuracy"].n.min()
+    low, high = metrics.wilson_interval(0.7, fewest)[1:3]
+    return [
+        f"{PUBLISHED}: {paper.MODELS[table]} on the paper's data, one run each; its n and majority "
+        "class are counted by us.",
+        f"† at least {100 * CONSTANT:g} % of the answers are one class. "
+        "‡ to two decimals the accuracy of one constant answer.",
+        f"95 % interval of an accuracy of 0.70 on {fewest:,} rows: {low:.2f} to {high:.2f}.",
+    ]
+
+
+def command(target, profile, **chosen):
+    """`make reproduce PROFILE=… RANKS=8,16`: what a user types for these choices."""
+    words = [] if profile.removesuffix("-quick") == "embedded" else [f"PROFILE={profile}"]
+    words += ["QUICK=1"] if profile.endswith("-quick") else []
+    for name, value in chosen.items():
+        if value:
+            shown = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            words.append(f"{name.upper()}={1 if shown is True else shown}")
+    return " ".join(["make", target, *words])
+
+
+def save(table, stem, caption, notes=()):
+    """Write a DataFrame of text as `<stem>.md`, `.csv` and `.tex`; returns the Markdown."""
+    texts = {
+        ".md": markdown(table, caption, notes),
+        ".csv": table.to_csv(lineterminator="\n"),
+        ".tex": latex(table, caption, notes),
+    }
+    for suffix, text in texts.items():
+        with fetch.aside(Path(f"{stem}{suffix}")) as part:
+            part.write_text(text)
+    return texts[".md"]
+
+
+def markdown(table, caption, notes=()):
+    """GitHub Markdown: numbers on the right, the caption above, notes below."""
+    align = ["left", *["right"] * table.shape[1]]
+    body = table.to_markdown(disable_numparse=True, colalign=align)
+    return "\n".join([f"**{caption}**", "", body, "", *(f"{note}  " for note in notes)]) + "\n"
+
+
+_TEX = {c: f"\\{c}" for c in "&%_#{}$"} | {
+    "\\": r"\textbackslash{}",
+    "^": r"\^{}",
+    "~": r"\~{}",
+    "`": "",
+}
+_TEX |= {"†": r"$^\dagger$", "‡": r"$^\ddagger$", "±": r"$\pm$", "×": r"$\times$", "–": "--"}
+_TEX |= {"↳": r"$\hookrightarrow$", "∞": r"$\infty$", "§": r"\S{}", "‖": r"$\|$", "≥": r"$\geq$"}
+_TEX = str.maketrans(_TEX)
+
+
+def latex(table, caption, notes=()):
+    """A `table` environment with booktabs rules, as wide as the page."""
+    body = table.rename(index=_tex, columns=_tex).map(_tex)
+    lines = ["% needs booktabs and graphicx", r"\begin{table}", r"\centering"]
+    lines += [rf"\caption{{{_tex(caption)}}}", r"\resizebox{\textwidth}{!}{%"]
+    lines += [body.to_latex(column_format="l" + "r" * table.shape[1]).rstrip() + "}"]
+    lines += [rf"\par\footnotesize {_tex(note)}" for note in notes]
+    return "\n".join([*lines, r"\end{table}"]) + "\n"
+
+
+def _tex(text):
+    return text.translate(_TEX)
