@@ -29,6 +29,9 @@ class TablePlan:
     conditions: tuple = ()
 
 
+SHARED = ("model", "learning_rate", "batch", "max_length", "text_tokens", "text_window")
+
+
 @dataclass(frozen=True)
 class Profile:
     """A named set of sizes for one table or both."""
@@ -91,27 +94,15 @@ PEAKS = {
 # Sizes and rates were chosen on the tune part, for time (15 minutes on two cores) and so that the
 # head alone and LoRA learn something; where they do not, the README says so.
 def _embedded(name, train1, train2, scored1, scored2, text_tokens, **kwargs):
-    table1 = TablePlan(
-        model=SMOLLM2,
-        tasks=_tasks(train1, scored1, (3, 3, 3), PEAKS["table1"]),
-        learning_rate=3e-3,
-        batch=8,
-        max_length=64,
-        text_tokens=text_tokens,
-        text_window=1024,
-    )
-    table2 = TablePlan(
-        model=FUSED,
-        tasks=_tasks(train2, scored2, (3, 3, 5), PEAKS["table2"]),
-        learning_rate=3e-3,
-        batch=32,
-        max_length=64,
-        text_tokens=text_tokens,
-        text_window=256,
-    )
+    sizes = {"learning_rate": 3e-3, "max_length": 64, "text_tokens": text_tokens}
+    tasks1 = _tasks(train1, scored1, (3, 3, 3), PEAKS["table1"])
+    tasks2 = _tasks(train2, scored2, (3, 3, 5), PEAKS["table2"])
+    tables = {
+        "table1": TablePlan(SMOLLM2, tasks1, batch=8, text_window=1024, **sizes),
+        "table2": TablePlan(FUSED, tasks2, batch=32, text_window=256, **sizes),
+    }
     # the tweets keep their three classes, and are not sorted by them
     protocol = Protocol.parse("published,labels=three,sentiment_eval=held-out")
-    tables = {"table1": table1, "table2": table2}
     return Profile(name, tables, protocol, source="embedded", **kwargs)
 
 
@@ -227,25 +218,17 @@ def grid(
         cells = [(method, None, protocol) for method in methods if method == "head-only"]
         adapted = [method for method in methods if method != "head-only"]
         cells += [(method, rank, protocol) for rank in ranks for method in adapted]
+    same = {name: getattr(plan, name) for name in SHARED}
+    same |= {"profile": profile, "table": table, "source": chosen.source, "alpha": 1.0}
+    same |= {"precision": precision or plan.precision or fast, "checkpointing": checkpointing}
     return [
         RunSpec(
-            profile=profile,
-            table=table,
-            model=plan.model,
             tasks=_rows_there_are(plan.tasks, chosen.source, switches, plan.batch),
             method=method,
             rank=rank,
-            alpha=1.0,
             seed=seed,
             protocol=switches,
-            learning_rate=plan.learning_rate,
-            batch=plan.batch,
-            max_length=plan.max_length,
-            text_tokens=plan.text_tokens,
-            text_window=plan.text_window,
-            precision=precision or plan.precision or fast,
-            source=chosen.source,
-            checkpointing=checkpointing,
+            **same,
         )
         for seed in seeds
         for method, rank, switches in cells

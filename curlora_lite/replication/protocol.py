@@ -48,46 +48,18 @@ class Protocol:
     optimiser: str
 
     def __post_init__(self):
-        for field, choices in CHOICES.items():
+        for field, (_, _, choices) in SWITCHES.items():
             known(field, getattr(self, field), choices)
 
     @classmethod
     def published(cls):
         """What the author's code did, which is where the paper's tables come from."""
-        return cls(
-            weighting="smoothed",
-            replacement=True,
-            lora_init="authors",
-            scaling="alpha",
-            schedule="records",
-            shuffle=False,
-            separator=False,
-            readout="last-position",
-            labels="sentiment//4",
-            sentiment_eval="first",
-            perplexity="first-tokens",
-            dropout=True,
-            optimiser="transformers",
-        )
+        return cls(*(switch[0] for switch in SWITCHES.values()))
 
     @classmethod
     def corrected(cls):
         """What the paper's text says or, where it is silent, good practice asks."""
-        return cls(
-            weighting="inverted",
-            replacement=False,
-            lora_init="usual",
-            scaling="alpha",
-            schedule="steps",
-            shuffle=True,
-            separator=True,
-            readout="last-token",
-            labels="three",
-            sentiment_eval="balanced",
-            perplexity="whole-text",
-            dropout=False,
-            optimiser="torch",
-        )
+        return cls(*(switch[1] for switch in SWITCHES.values()))
 
     @classmethod
     def parse(cls, text):
@@ -100,37 +72,36 @@ class Protocol:
         values = {}
         for change in changes:
             field, _, value = change.partition("=")
-            known("protocol field", field, CHOICES)
-            spelled = {str(choice).lower(): choice for choice in CHOICES[field]}
+            known("protocol field", field, SWITCHES)
+            spelled = {str(choice).lower(): choice for choice in SWITCHES[field][2]}
             known(field, value.lower(), spelled)
             values[field] = spelled[value.lower()]
         return dataclasses.replace(getattr(cls, name)(), **values)
 
     def name(self):
         """`published`, `corrected`, or the nearer of the two with the fields that differ."""
-        own = dataclasses.asdict(self)
-        best = None
-        for name in NAMED:
-            other = dataclasses.asdict(getattr(Protocol, name)())
-            changed = [f"{field}={own[field]}" for field in own if own[field] != other[field]]
-            if best is None or len(changed) < len(best[1]):
-                best = (name, changed)
-        return ", ".join([best[0], *best[1]])
+        own, nearest = dataclasses.asdict(self), []
+        for place, name in enumerate(NAMED):
+            changed = [f"{f}={own[f]}" for f in own if own[f] != SWITCHES[f][place]]
+            nearest.append([name, *changed])
+        return ", ".join(min(nearest, key=len))
 
 
 NAMED = ("published", "corrected")
-CHOICES = {
-    "weighting": cur.WEIGHTINGS,
-    "replacement": (True, False),
-    "lora_init": ("authors", "usual"),
-    "scaling": ("alpha", "alpha/r"),
-    "schedule": ("records", "steps"),
-    "shuffle": (True, False),
-    "separator": (True, False),
-    "readout": ("last-position", "last-token"),
-    "labels": ("sentiment//4", "three"),
-    "sentiment_eval": ("first", "balanced", "held-out"),
-    "perplexity": ("first-tokens", "whole-text"),
-    "dropout": (True, False),
-    "optimiser": ("transformers", "torch"),
+BOTH = (True, False)
+# field, in the order of the class: (published, corrected, all that it may be)
+SWITCHES = {
+    "weighting": ("smoothed", "inverted", cur.WEIGHTINGS),
+    "replacement": (True, False, BOTH),
+    "lora_init": ("authors", "usual", ("authors", "usual")),
+    "scaling": ("alpha", "alpha", ("alpha", "alpha/r")),
+    "schedule": ("records", "steps", ("records", "steps")),
+    "shuffle": (False, True, BOTH),
+    "separator": (False, True, BOTH),
+    "readout": ("last-position", "last-token", ("last-position", "last-token")),
+    "labels": ("sentiment//4", "three", ("sentiment//4", "three")),
+    "sentiment_eval": ("first", "balanced", ("first", "balanced", "held-out")),
+    "perplexity": ("first-tokens", "whole-text", ("first-tokens", "whole-text")),
+    "dropout": (True, False, BOTH),
+    "optimiser": ("transformers", "torch", ("transformers", "torch")),
 }
