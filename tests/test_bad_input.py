@@ -34,7 +34,7 @@ from curlora_lite.replication import (
     sequence,
 )
 from curlora_lite.replication.profiles import RunSpec
-from curlora_lite.replication.protocol import CHOICES, Protocol
+from curlora_lite.replication.protocol import SWITCHES, Protocol
 
 ODD = st.one_of(
     st.none(),
@@ -85,7 +85,7 @@ def mostly(fine, odd=JUNK):
     return st.integers(0, 3).flatmap(lambda n: fine if n else odd)
 
 
-CHANGES = st.sampled_from([f"{k}={v}" for k in CHOICES for v in CHOICES[k]])
+CHANGES = st.sampled_from([f"{k}={v}" for k in SWITCHES for v in SWITCHES[k][2]])
 NAMES = st.sampled_from(["published", "corrected"])
 PROTOCOLS = st.tuples(
     mostly(NAMES, st.text(max_size=8)),

@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from curlora_lite import LoRAConfig, adapter_layers, add_adapters, cur, training
 from curlora_lite.replication import machine, profiles, sequence
-from curlora_lite.replication.protocol import CHOICES, Protocol
+from curlora_lite.replication.protocol import SWITCHES, Protocol
 from curlora_lite.scoring import predict
 
 PUBLISHED, CORRECTED = Protocol.published(), Protocol.corrected()
@@ -195,7 +195,7 @@ def test_epsilon_stands_where_the_authors_optimiser_has_it(scale):
     """It matters where gradients are as small as epsilon: the first steps are then far shorter."""
     gradients = [scale * (1 + math.sin(k)) for k in range(40)]
     taken = {}
-    for choice in CHOICES["optimiser"]:
+    for choice in SWITCHES["optimiser"][2]:
         x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
         optimiser = torch.optim.AdamW([x], lr=0.1, weight_decay=0.0, betas=training.BETAS)
         for step, g in enumerate(gradients):
@@ -209,7 +209,7 @@ def test_epsilon_stands_where_the_authors_optimiser_has_it(scale):
     assert (abs(taken["torch"] / expected - 1) > 0.1) == (scale < 1)
 
 
-@pytest.mark.parametrize("choice", CHOICES["optimiser"])
+@pytest.mark.parametrize("choice", SWITCHES["optimiser"][2])
 def test_training_steps_by_the_protocols_optimiser(gpt2, monkeypatch, choice):
     seen = []
     step = torch.optim.AdamW.step
@@ -234,9 +234,9 @@ def test_every_field_can_be_set_alone_and_is_named():
     assert PUBLISHED.name() == "published"
     assert CORRECTED.name() == "corrected"
     own, other = dataclasses.asdict(PUBLISHED), dataclasses.asdict(CORRECTED)
-    assert set(own) == set(CHOICES)
+    assert set(own) == set(SWITCHES)
     assert [field for field in own if own[field] == other[field]] == ["scaling"]
-    for field, choices in CHOICES.items():
+    for field, (_, _, choices) in SWITCHES.items():
         for choice in choices:
             parsed = Protocol.parse(f"published,{field}={choice}")
             assert parsed == dataclasses.replace(PUBLISHED, **{field: choice})

@@ -160,3 +160,8 @@ def write_csv(profile, results=None):
     with fetch.aside(path) as part:
         frame(profile, results).drop(columns="answers").to_csv(part, index=False)
     return path
+
+
+def majority(run):
+    """Accuracy of always answering the largest class: the mean over one run's tasks."""
+    return float(np.mean(score_matrix(run.assign(value=run.majority))[-1]))

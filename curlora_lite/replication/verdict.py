@@ -1,5 +1,7 @@
 """What `make reproduce` says at its end: one table that fits a terminal, and three sentences."""
 
+import math
+
 from rich.console import Console
 from rich.table import Table
 
@@ -29,20 +31,25 @@ SENTENCES = (
 
 def show(frame):
     """Print the summary of a frame's runs, and the sentences where all of their runs are there."""
-    console, means = Console(width=WIDTH, highlight=False), _means(frame)
-    table = Table(title=_title(frame), title_justify="left", min_width=60)
-    table.add_column("")
-    for name in means:
+    finished = runs.summary(frame)
+    if finished.empty:
+        return
+    means = finished.groupby(["label", "table"], sort=False)[["acc", "forgetting", "ratio"]].mean()
+    tables, console = sorted(frame.table.unique()), Console(width=WIDTH, highlight=False)
+    seeds = ", ".join(map(str, sorted(frame.seed.unique())))
+    shown = Table(title=f"{frame.source.iloc[0]} data, seed {seeds}", title_justify="left")
+    shown.add_column("")
+    for table in tables:
         for column in ("accuracy", "forgetting", "perplexity ×"):
-            table.add_column(f"Table {name[-1]}\n{column}", justify="right")
-    labels = list(dict.fromkeys(label for found in means.values() for label in found.index))
-    for label in labels:
-        cells = [_cells(found, label) for found in means.values()]
-        table.add_row(label, *(cell for three in cells for cell in three))
-    majority = [[f"{_majority(frame, name):.2f}", "", ""] for name in means]
-    table.add_row("Majority class", *(cell for three in majority for cell in three))
-    console.print(table)
-    for said in sentences(next(iter(means.values()))):
+            shown.add_column(f"Table {table[-1]}\n{column}", justify="right")
+    for label in means.index.unique("label"):
+        cells = means.xs(label).reindex(tables).to_numpy().ravel()
+        shown.add_row(label, *("" if math.isnan(x) else f"{round(x, 2) + 0.0:.2f}" for x in cells))
+    whole = [finished[finished.table == table].run.iloc[0] for table in tables]
+    constant = [f"{runs.majority(frame[frame.run == run]):.2f}" for run in whole]
+    shown.add_row("Majority class", *(cell for share in constant for cell in (share, "", "")))
+    console.print(shown)
+    for said in sentences(means.xs(tables[0], level="table")):
         console.print(said)
 
 
@@ -58,35 +65,3 @@ def sentences(means):
         ("" if holds(**found) else f"{CONTRADICTED}: ") + said.format(rank=rank, **found)
         for said, holds in SENTENCES
     ]
-
-
-def _means(frame):
-    """table -> means over seeds of each method and rank."""
-    found = {}
-    for name, part in frame.groupby("table"):
-        if (part.status == "finished").any():
-            columns = ["acc", "forgetting", "ratio"]
-            found[name] = runs.summary(part).groupby("label", sort=False)[columns].mean()
-    return found
-
-
-def _title(frame):
-    models = ", ".join(frame.model.unique())
-    seeds = ", ".join(map(str, sorted(frame.seed.unique())))
-    return f"{models}; {frame.source.iloc[0]} data; seed {seeds}"
-
-
-def _cells(means, label):
-    if label not in means.index:
-        return ["", "", ""]
-    row = means.loc[label]
-    return [f"{row.acc:.2f}", f"{row.forgetting:+.2f}", f"{row.ratio:.2f}"]
-
-
-def _majority(frame, name):
-    """Accuracy of always answering the largest class, mean over the tasks as they are counted."""
-    part = frame[(frame.table == name) & (frame.measure == "accuracy")]
-    share = part.groupby("task").majority.first()
-    if runs.BALANCED in share:
-        share["sentiment140"] = share[runs.BALANCED]
-    return share[[task for task in share.index if "," not in task]].mean()
