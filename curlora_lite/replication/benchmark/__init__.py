@@ -1,1 +1,0 @@
-"""Speed and memory beside what others use."""
