@@ -43,9 +43,10 @@ def killed(spec, checkpoint, where="in the third"):
         sequence.run(spec, killed_at(PLACES[where][:2]), checkpoint)
 
 
-def one(table="table1", method="curlora", **changes):
-    spec = small_grid(table, methods=[method], seeds=[3])[0]
-    return dataclasses.replace(spec, learning_rate=0.01, **changes)
+def one(table="table1", method="curlora"):
+    rank = None if method == "head-only" else 4
+    spec = small_grid(table, methods=["lora"], seeds=[3])[0]
+    return dataclasses.replace(spec, method=method, rank=rank, learning_rate=0.01)
 
 
 @pytest.mark.parametrize("where", PLACES)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from curlora_lite.replication import profiles
+from curlora_lite.replication import grids, profiles, records, sequence
 
 SCRIPT = """
-import os, sys, time
+import sys, time
 from curlora_lite.replication import grids, profiles, records, sequence
 
 def run(spec, progress, checkpoint):
@@ -28,10 +28,12 @@ if __name__ == "__main__":
     ranks = [int(rank) for rank in sys.argv[2].split(",")]
     specs = profiles.grid("embedded", "table1", ranks=ranks, methods=["lora"])
     try:
-        grids.run_grid(specs, sys.argv[1], workers=int(sys.argv[3]))
+        grids.run_grid(specs, sys.argv[1], workers=2)
     except grids.RunFailedError as error:
         sys.exit(f"failed: {error}")
 """
+LONG = 120  # seconds that a busy machine may take to start three processes
+MANY = ",".join(map(str, range(20, 50)))
 
 
 @pytest.fixture
@@ -40,22 +42,15 @@ def grid(tmp_path):
     (tmp_path / "grid.py").write_text(SCRIPT)
     started = []
 
-    def start(ranks, workers=2):
+    def start(ranks):
+        command = [sys.executable, tmp_path / "grid.py", tmp_path / "results", ranks]
         with open(tmp_path / "log", "w") as log:
-            command = [
-                sys.executable,
-                tmp_path / "grid.py",
-                tmp_path / "results",
-                ranks,
-                str(workers),
-            ]
-            environment = {**os.environ, "CURLORA_CACHE": str(tmp_path / "cache")}
             process = subprocess.Popen(
                 command,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env=environment,
+                env={**os.environ, "PYTHONPATH": str(records.ROOT)},
                 # a shell's background jobs ignore interrupts, and so would what they start
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
@@ -64,7 +59,7 @@ def grid(tmp_path):
 
     yield start
     for process in started:
-        if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -72,23 +67,11 @@ def records_of(tmp_path):
     return sorted(path.name for path in (tmp_path / "results").glob("*/runs/*.json"))
 
 
-@pytest.mark.parametrize("whom", ["the group", "the first process"])
-def test_an_interrupted_grid_stops_at_once_and_keeps_what_is_done(grid, tmp_path, whom):
-    process = grid(",".join(map(str, range(20, 50))))
-    deadline = time.monotonic() + 60
-    while not records_of(tmp_path) and time.monotonic() < deadline:
+def until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
         time.sleep(0.05)
-    group = process.pid
-    send = os.killpg if whom == "the group" else os.kill
-    send(group, signal.SIGINT)
-    assert process.wait(timeout=10) != 0  # 30 runs of a second would take 15
-    done = records_of(tmp_path)
-    assert 1 <= len(done) < 10
-    until = time.monotonic() + 10
-    while alive(group) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not alive(group)  # no worker goes on
-    assert records_of(tmp_path) == done
+    return condition()
 
 
 def alive(group):
@@ -102,33 +85,50 @@ def alive(group):
     return found
 
 
-def test_workers_of_a_killed_grid_end_too(grid, tmp_path):
-    """They would compute for nobody; their runs are missing, and computed by the next grid."""
-    process = grid(",".join(map(str, range(20, 50))))
-    deadline = time.monotonic() + 60
-    while not records_of(tmp_path) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait(timeout=10)
-    until = time.monotonic() + 10
-    while alive(process.pid) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not alive(process.pid)
-    assert 1 <= len(records_of(tmp_path)) < 30
+ENDS = {
+    "interrupted": (os.killpg, signal.SIGINT),  # as by Ctrl-C
+    "its first process interrupted": (os.kill, signal.SIGINT),
+    "killed": (os.kill, signal.SIGKILL),
+}
+SLOW = {"its first process interrupted"}
 
 
-def test_one_after_the_other_a_failure_is_named_too(grid, tmp_path):
-    process = grid("14,13,15", workers=1)
-    assert process.wait(timeout=60) == 1
-    before, failed, _ = profiles.grid("embedded", "table1", ranks=[14, 13, 15], methods=["lora"])
-    assert f"failed: {failed.key}: RuntimeError: a fault" in (tmp_path / "log").read_text()
-    assert records_of(tmp_path) == [f"{before.key}.json"]
+@pytest.mark.parametrize(
+    "how", [pytest.param(how, marks=[pytest.mark.slow] * (how in SLOW)) for how in ENDS]
+)
+def test_a_grid_that_is_ended_keeps_what_is_done_and_leaves_no_worker(grid, tmp_path, how):
+    """Workers that went on would compute for nobody."""
+    process = grid(MANY)
+    assert until(lambda: records_of(tmp_path), LONG)
+    send, what = ENDS[how]
+    send(process.pid, what)
+    assert process.wait(timeout=10) != 0  # 30 runs of a second would take 15
+    assert until(lambda: not alive(process.pid), 10)
+    done = records_of(tmp_path)
+    assert 1 <= len(done) < 15
+    time.sleep(1.5)
+    assert records_of(tmp_path) == done
 
 
 def test_runs_beside_one_that_fails_are_kept(grid, tmp_path):
     process = grid("13,14,15,16,17,18,19,20")
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=LONG) == 1
     failed, beside = profiles.grid("embedded", "table1", ranks=[13, 14], methods=["lora"])
     assert f"failed: {failed.key}: RuntimeError: a fault" in (tmp_path / "log").read_text()
     assert f"{beside.key}.json" in records_of(tmp_path)
     assert len(records_of(tmp_path)) < 7
+
+
+def test_one_after_the_other_a_failure_is_named_too(monkeypatch, tmp_path):
+    before, failing, _ = specs = profiles.grid("embedded", "table1", ranks=[14, 13, 15],
+                                               methods=["lora"])  # fmt: skip
+
+    def run(spec, progress, checkpoint):
+        if spec == failing:
+            raise RuntimeError("a fault")
+        return records.RunRecord(spec.to_dict())
+
+    monkeypatch.setattr(sequence, "run", run)
+    with pytest.raises(grids.RunFailedError, match=f"^{failing.key}: RuntimeError: a fault$"):
+        grids.run_grid(specs, tmp_path / "results", workers=1)
+    assert records_of(tmp_path) == [f"{before.key}.json"]
