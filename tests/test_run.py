@@ -1,7 +1,6 @@
 """Profiles, specs, and the whole sequence of §6.4 on tiny models and made-up texts."""
 
 import dataclasses
-import math
 
 import pytest
 import torch
@@ -86,8 +85,7 @@ def test_a_diverged_run_is_a_result(tiny):
     record = sequence.run(dataclasses.replace(spec, learning_rate=1e30))
     assert record.status == "diverged"
     assert "loss nan" in record.message or "loss inf" in record.message
-    assert math.isnan(record.final_perplexity())
-    assert math.isnan(record.accuracy("sentiment140", 3))
+    assert "final" not in record.perplexity and len(record.stages) < 3
 
 
 def test_head_only_scores_earlier_tasks_once(tiny, monkeypatch):
@@ -99,7 +97,8 @@ def test_head_only_scores_earlier_tasks_once(tiny, monkeypatch):
     assert len(calls) == 3
     again = sequence.run(dataclasses.replace(spec, method="curlora", rank=4, learning_rate=1e-30))
     assert len(calls) == 3 + 6  # with an adapter, every task after every stage
-    assert kept.score("mrpc", 3) == kept.score("mrpc", 2) == kept.score("mrpc", 1)
+    first, second, third = (stage["scores"]["mrpc"] for stage in kept.stages)
+    assert first == second == third
     assert [list(s["scores"]) for s in kept.stages] == [list(s["scores"]) for s in again.stages]
 
 

@@ -2,6 +2,8 @@
 
 import argparse
 
+from .specs import PRECISIONS
+
 
 def parser(description, runs):
     """An ArgumentParser. runs: name of a command -> the function that takes its options."""
@@ -11,38 +13,12 @@ def parser(description, runs):
     commands = whole.add_subparsers(required=True)
     for name, run in runs.items():
         command = commands.add_parser(name)
-        command.set_defaults(run=run)
-        if name == "bench":
-            command.add_argument("--tables", action="store_true", help="anew, without measuring")
-        if name == "reproduce":
-            command.add_argument("--tables", action="store_true", help="anew, without computing")
-        command.add_argument("--profile", default="embedded")
-        command.add_argument("--quick", action="store_true", help="the profile's small variant")
-        if name == "audit":
-            command.set_defaults(profile="audit")
-            command.add_argument("--seeds", type=_integers)
-            command.add_argument("--workers", type=int)
-        if name == "verify":
-            command.add_argument("--keys", type=lambda text: text.split(","))
-            command.add_argument("--share", type=float)
-        if name in ("reproduce", "report"):
-            command.add_argument("--ranks", type=_integers)
-            command.add_argument("--seeds", type=_integers)
-            command.add_argument("--methods", type=lambda text: text.split(","))
-            command.add_argument("--protocol")
-            command.add_argument("--precision", choices=("fp32", "tf32", "bf16"))
-            command.add_argument("--checkpointing", action="store_true")
-            command.add_argument("--workers", type=int)
-        if name in ("reproduce", "audit"):
-            _add_cluster(command)
+        command.set_defaults(run=run, profile="audit" if name == "audit" else "embedded")
+        command.add_argument("--profile")
+        for option, (at, how) in OPTIONS.items():
+            if name in at:
+                command.add_argument(f"--{option}", **how)
     return whole
-
-
-def _add_cluster(command):
-    command.add_argument("--executor", default="local", choices=("local", "slurm"))
-    command.add_argument("--partition")
-    for name, unit in (("gpus", "of a run"), ("memory", "GB of a run"), ("minutes", "of a run")):
-        command.add_argument(f"--{name}", type=int, help=unit)
 
 
 def _integers(text):
@@ -52,3 +28,29 @@ def _integers(text):
         raise argparse.ArgumentTypeError(
             f"got {text!r}, expected whole numbers with commas between, as in 8,16"
         ) from None
+
+
+def _names(text):
+    return text.split(",")
+
+
+GRID, RUNS, ON = ("reproduce", "report"), ("reproduce", "audit"), {"action": "store_true"}
+# option: (the commands that have it, what argparse is told of it)
+OPTIONS = {
+    "quick": (("reproduce", "audit", "report", "verify", "bench", "fetch"), ON),
+    "tables": (("reproduce", "bench"), ON),
+    "ranks": (GRID, {"type": _integers}),
+    "seeds": ((*GRID, "audit"), {"type": _integers}),
+    "methods": (GRID, {"type": _names}),
+    "protocol": (GRID, {}),
+    "precision": (GRID, {"choices": PRECISIONS}),
+    "checkpointing": (GRID, ON),
+    "workers": ((*GRID, "audit"), {"type": int}),
+    "executor": (RUNS, {"choices": ("local", "slurm"), "default": "local"}),
+    "partition": (RUNS, {}),
+    "gpus": (RUNS, {"type": int, "help": "of a run"}),
+    "memory": (RUNS, {"type": int, "help": "GB of a run"}),
+    "minutes": (RUNS, {"type": int, "help": "of a run"}),
+    "keys": (("verify",), {"type": _names}),
+    "share": (("verify",), {"type": float}),
+}

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import math
 import os
 import platform
 import re
@@ -54,33 +53,6 @@ class RunRecord:
     model_sha256: str = ""
     seconds: float = 0.0
     provenance: dict = field(default_factory=dict)
-
-    def score(self, task, stage):
-        """The score dict of `task` after training stage `stage` (from 1); None if not reached."""
-        if not 1 <= stage <= len(self.stages):
-            return None
-        return self.stages[stage - 1]["scores"].get(task)
-
-    def accuracy(self, task, stage):
-        """Accuracy of `task` after `stage`; NaN where a diverged run did not get there."""
-        score = self.score(task, stage)
-        return math.nan if score is None else score["accuracy"]
-
-    def initial_perplexity(self):
-        """Perplexity of the base model; NaN where a run did not get there."""
-        return self.perplexity.get("initial", {}).get("perplexity", math.nan)
-
-    def final_perplexity(self):
-        """Perplexity after the last task; NaN where a run did not get there."""
-        return self.perplexity.get("final", {}).get("perplexity", math.nan)
-
-
-def by_cell(records):
-    """(method, rank) -> its records, in the order of the grid."""
-    cells = {}
-    for record in records:
-        cells.setdefault((record.spec["method"], record.spec["rank"]), []).append(record)
-    return cells
 
 
 def runs_folder(profile, results=None):

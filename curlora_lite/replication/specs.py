@@ -26,6 +26,8 @@ LARGEST_RANK = {
 }
 SEEDS = 2**32  # so many, from 0
 PRECISIONS = ("fp32", "tf32", "bf16")  # tf32: fp32 weights, products in TF32 (GPU)
+CHOICES = {"table": TABLES, "method": (*METHODS, *BESIDE), "precision": PRECISIONS}
+CHOICES |= {"source": tuple(TOKENS), "checkpointing": (True, False), "tune": (True, False)}
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,8 @@ class RunSpec:
         # it names a folder
         if not isinstance(self.profile, str) or not re.fullmatch(r"\w[\w.-]*", self.profile):
             raise ValueError(f"profile: got {self.profile!r}, expected letters, digits, . and -")
-        known("table", self.table, TABLES)
-        known("method", self.method, (*METHODS, *BESIDE))
-        known("precision", self.precision, PRECISIONS)
-        known("source", self.source, TOKENS)
-        known("checkpointing", self.checkpointing, (True, False))
-        known("tune", self.tune, (True, False))
+        for field, choices in CHOICES.items():
+            known(field, getattr(self, field), choices)
         whole("seed", self.seed, 0)
         if self.seed >= SEEDS:
             raise ValueError(f"seed: got {self.seed}, expected one below {SEEDS}")
