@@ -2,8 +2,6 @@
 
 from .adapter_files import AdapterFileError, export_to_peft, load_adapter, save_adapter
 from .adapters import (
-    CURLoRAConfig,
-    LoRAConfig,
     active_adapter,
     adapter_layers,
     adapter_names,
@@ -15,6 +13,7 @@ from .adapters import (
     set_adapter,
     unmerge_adapters,
 )
+from .configs import CURLoRAConfig, LoRAConfig
 from .cur import Selection
 
 __version__ = "0.2.0"

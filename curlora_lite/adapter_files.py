@@ -18,8 +18,6 @@ from transformers.pytorch_utils import Conv1D
 
 from . import cur
 from .adapters import (
-    CURLoRAConfig,
-    LoRAConfig,
     adapter_names,
     as_it_was_if_it_fails,
     attach,
@@ -28,6 +26,7 @@ from .adapters import (
     layers_of,
     refuse_merged,
 )
+from .configs import CURLoRAConfig, LoRAConfig
 from .layers import CURLoRALinear, LoRALinear, adapter_dtype
 
 TENSORS, DESCRIPTION = "adapter.safetensors", "adapter.json"

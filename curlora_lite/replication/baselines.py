@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .. import cur
-from ..adapters import AdapterConfig
+from ..configs import AdapterConfig
 from ..layers import AdapterLayer, adapter_dtype
 
 

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 from transformers.pytorch_utils import Conv1D
 
-from ..adapters import CURLoRAConfig, adapter_layers, add_adapters, projections
+from ..adapters import adapter_layers, add_adapters, projections
+from ..configs import CURLoRAConfig
 from . import machine, models
 
 

@@ -11,7 +11,8 @@ import torch
 from transformers import AutoModel, LlamaConfig
 
 from .. import training
-from ..adapters import CURLoRAConfig, add_adapters
+from ..adapters import add_adapters
+from ..configs import CURLoRAConfig
 from . import fetch
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}

@@ -10,14 +10,8 @@ import time
 import torch
 
 from .. import cur, scoring, training
-from ..adapters import (
-    CURLoRAConfig,
-    LoRAConfig,
-    adapter_layers,
-    add_adapters,
-    count_trainable,
-    remove_adapters,
-)
+from ..adapters import adapter_layers, add_adapters, count_trainable, remove_adapters
+from ..configs import CURLoRAConfig, LoRAConfig
 from . import baselines, checkpoints, data, inputs, machine, memory, models, records
 from .accuracy import Accuracy
 

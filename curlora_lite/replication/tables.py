@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from .. import metrics
-from ..adapters import CURLoRAConfig, LoRAConfig, add_adapters, count_trainable, remove_adapters
+from ..adapters import add_adapters, count_trainable, remove_adapters
+from ..configs import CURLoRAConfig, LoRAConfig
 from . import fetch, models, paper, runs
 from .specs import BESIDE as BASELINES
 from .specs import METHODS, method_label
