@@ -18,7 +18,7 @@ def of_profile(profile):
     first = ["00_quickstart", "01_cur_layer"] if chosen.source == "embedded" else []
     if profile == "embedded":  # QUICK does without
         first.append("finetune_causal_lm")
-    return [*first, *(TABLES[table] for table in chosen.tables), "report"]
+    return [*first, *(TABLES[table] for table in chosen.tables)]
 
 
 def execute(name, parameters, source=None, target=None, beside=(), anew=False):

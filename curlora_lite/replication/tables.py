@@ -194,6 +194,15 @@ def parameters(table):
     return pd.DataFrame(lines).T
 
 
+def sizes(spec):
+    """Rows, rate, batch and lengths of a RunSpec beside the paper's."""
+    theirs = paper.TRAIN_ROWS[spec.table] | paper.SETTINGS[spec.table]
+    ours = {task.name: task.train_rows for task in spec.tasks}
+    ours |= {name: getattr(spec, name) for name in paper.SETTINGS[spec.table]}
+    rows = pd.DataFrame({spec.profile: ours, "paper": theirs}).map("{:,g}".format)
+    return rows.rename(index={task.name: f"{task.name}, rows trained" for task in spec.tasks})
+
+
 def notes(frame, table, again):
     """What stands in for what, seeds, commit and device; again: the command that makes it anew."""
     rows = one_grid(frame, table)

@@ -1,0 +1,64 @@
+"""Records with made-up numbers that a reader can work out, and what the committed ones are."""
+
+from curlora_lite.replication import fetch, profiles, records
+
+TASKS = ("mrpc", "sst2", "sentiment140")
+MAJORITY = {"mrpc": 0.68, "sst2": 0.51, "sentiment140": 1.0, "sentiment140, balanced": 0.5}
+
+
+def record(spec, R, text, *, balanced=None, answered=80, status="finished", seconds=10.0):
+    """A RunRecord of 100 rows a score. R: accuracies after each stage; text: perplexities.
+
+    balanced: the accuracy beside Sentiment140's. answered: rows that got the most frequent answer.
+    """
+    scored = [dict(zip(TASKS, row, strict=False)) for row in R]
+    if balanced is not None:
+        scored[-1]["sentiment140, balanced"] = balanced
+    made = records.RunRecord(spec.to_dict(), version=3, status=status, seconds=seconds)
+    for i, scores in enumerate(scored, 1):
+        losses = [9.0, 9.0, 9.0, 9.0, 1.0, 2.0]  # of three epochs
+        stage = {"task": TASKS[i - 1], "scores": {}, "norms": {}}
+        stage["training"] = {"losses": losses, "last_rate": 0.1 * i, "steps": 6}
+        if spec.method != "head-only":
+            stage["norms"] = {"q_proj": 0.01 * i, "v_proj": 0.03 * i}
+        for task, accuracy in scores.items():
+            shares = {"accuracy": accuracy, "n": 100, "majority": MAJORITY[task]}
+            stage["scores"][task] = {**shares, "predicted": [100 - answered, answered]}
+        made.stages.append(stage)
+    tokens = {"initial": 8191, "final": 8191}
+    for when, value in zip(tokens, text, strict=False):
+        made.perplexity[when] = {"perplexity": value, "tokens": tokens[when]}
+    made.trainable = {} if spec.method == "head-only" else {"adapter": 64}
+    made.provenance = {"device": "a machine", "commit": "0123456789abcdef", "workspace": "w"}
+    return made
+
+
+def two_seeds(profile="smollm2", table="table1"):
+    """Head only, LoRA-8 and CURLoRA-8 with two seeds; LoRA's second diverged in its second task."""
+    specs = profiles.grid(profile, table, ranks=[8], seeds=[0, 1], precision="fp32")
+    frozen = [[0.60], [0.60, 0.70], [0.60, 0.70, 0.90]]
+    return [
+        record(specs[0], frozen, (20.0, 20.0), balanced=0.5, answered=96, seconds=10.0),
+        record(specs[1], [[0.70], [0.60, 0.90], [0.40, 0.80, 0.92]], (20.0, 60.0), balanced=0.6,
+               seconds=30.0),
+        record(specs[2], [[0.62], [0.63, 0.70], [0.64, 0.74, 0.90]], (20.0, 21.0), balanced=0.52,
+               seconds=10.0),
+        record(specs[3], frozen, (20.0, 20.0), balanced=0.5, answered=94, seconds=20.0),
+        record(specs[4], [[0.30]], (20.0,), status="diverged", answered=100, seconds=500.0),
+        record(specs[5], [[0.66], [0.63, 0.72], [0.62, 0.76, 0.94]], (20.0, 25.0), balanced=0.52,
+               seconds=20.0),
+    ]  # fmt: skip
+
+
+def committed(profile, table):
+    """The records of a profile's own grid that came with the checkout; None if some did not.
+
+    Where this working copy has computed any, tables and figures are of those.
+    """
+    name = fetch.cache_dir() / "workspace"
+    here = name.read_text().strip() if name.exists() else None
+    for path in records.runs_folder(profile).glob("*.json"):
+        if records.load(path).provenance.get("workspace") == here:
+            return None
+    found = [records.find(spec) for spec in profiles.grid(profile, table, fast="bf16")]
+    return None if None in found else found

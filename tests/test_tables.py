@@ -1,0 +1,248 @@
+"""The paper's tables from made-up records, each cell worked out by hand, in every format."""
+
+import dataclasses
+import io
+import math
+import re
+
+import pandas as pd
+import pytest
+from made_records import committed, record, two_seeds
+
+from curlora_lite.replication import paper, profiles, records, runs, tables
+
+COLUMNS = ["n", "Majority", "Head only", "LoRA-8", "CURLoRA-8"]
+PUBLISHED = "↳ published"
+# of `two_seeds`: LoRA's second run diverged, head only gave one answer to 96 rows in its first
+TABLE1 = [
+    ("Perplexity before", "8,191", "", "20.00 ± 0.00", "20.00", "20.00 ± 0.00"),
+    (PUBLISHED, "10,000", "", "", "5.44", "5.44"),
+    ("MRPC after MRPC", "100", "0.68", "0.60 ± 0.00†", "0.70", "0.64 ± 0.03"),
+    (PUBLISHED, "408", "0.68", "", "0.68‡", "0.66"),
+    ("SST-2 after SST-2", "100", "0.51", "0.70 ± 0.00†", "0.90", "0.71 ± 0.01"),
+    (PUBLISHED, "872", "0.51", "", "0.51‡", "0.86"),
+    ("MRPC after SST-2", "100", "0.68", "0.60 ± 0.00†", "0.60", "0.63 ± 0.00"),
+    (PUBLISHED, "408", "0.68", "", "0.68‡", "0.66"),
+    ("Sentiment140 after Sentiment140", "100", "1.00", "0.90 ± 0.00†", "0.92", "0.92 ± 0.03"),
+    (PUBLISHED, "1,024", "1.00", "", "1.00‡", "0.94"),
+    ("↳ as many positive as negative rows", "100", "0.50", "0.50 ± 0.00†", "0.60", "0.52 ± 0.00"),
+    ("MRPC after Sentiment140", "100", "0.68", "0.60 ± 0.00†", "0.40", "0.63 ± 0.01"),
+    (PUBLISHED, "408", "0.68", "", "0.32‡", "0.66"),
+    ("SST-2 after Sentiment140", "100", "0.51", "0.70 ± 0.00†", "0.80", "0.75 ± 0.01"),
+    (PUBLISHED, "872", "0.51", "", "0.49‡", "0.86"),
+    ("Perplexity after", "8,191", "", "20.00 ± 0.00", "60.00", "23.00 ± 2.83"),
+    (PUBLISHED, "10,000", "", "", "53,897", "5.44"),
+    ("Runs finished", "", "", "2 of 2", "1 of 2", "2 of 2"),
+]
+SUMMARY = [
+    ("Head only", "0.60 ± 0.00", "0.60 ± 0.00", "0.00 ± 0.00", "1.00 ± 0.00", "2 of 2", "15"),
+    # (0.4 + 0.8 + 0.6) / 3; (0.7 + 0.9 + 0.6) / 3; (0.3 + 0.1) / 2; 60 / 20
+    ("LoRA-8", "0.60", "0.73", "0.20", "3.00", "1 of 2", "30"),
+    # forgetting -0.025 and 0; ratios 1.05 and 1.25
+    ("CURLoRA-8", "0.63 ± 0.00", "0.62 ± 0.01", "-0.01 ± 0.02", "1.15 ± 0.14", "2 of 2", "15"),
+    ("Majority class", "0.56", "0.56", "", "", "", ""),  # (0.68 + 0.51 + 0.5) / 3
+]
+
+
+def rows_of(table):
+    return [(label, *row) for label, row in zip(table.index, table.to_numpy(), strict=True)]
+
+
+@pytest.fixture
+def frame():
+    return runs.of_grid(two_seeds())
+
+
+def test_every_cell_of_table_1(frame):
+    table = tables.results(frame, "table1")
+    assert list(table.columns) == COLUMNS
+    assert rows_of(table) == TABLE1
+
+
+def test_table_2_of_one_seed_on_other_data():
+    specs = profiles.grid("embedded", "table2", ranks=[8, 16], methods=["curlora"])
+    made = [record(s, [[0.7], [0.8, 0.9], [0.6, 0.5, 0.4]], (30.0, 45.0), answered=95)
+            for s in reversed(specs)]  # fmt: skip
+    table = tables.results(runs.of_grid(made), "table2")
+    assert list(table.columns) == ["n", "Majority", "CURLoRA-8", "CURLoRA-16"]
+    assert rows_of(table) == [
+        ("Perplexity before", "8,191", "", "30.00", "30.00"),
+        (PUBLISHED, "256", "", "28.25", "28.25"),
+        ("MRPC* after MRPC*", "100", "0.68", "0.70†", "0.70†"),
+        (PUBLISHED, "408", "0.68", "0.70", "0.70"),
+        ("SST-2* after SST-2*", "100", "0.51", "0.90†", "0.90†"),
+        (PUBLISHED, "872", "0.51", "0.76", "0.79"),
+        ("MRPC* after SST-2*", "100", "0.68", "0.80†", "0.80†"),
+        (PUBLISHED, "408", "0.68", "0.70", "0.70"),
+        ("Sentiment140* after Sentiment140*", "100", "1.00", "0.40†", "0.40†"),
+        (PUBLISHED, "1,024", "1.00", "0.99", "0.99"),
+        ("MRPC* after Sentiment140*", "100", "0.68", "0.60†", "0.60†"),
+        (PUBLISHED, "408", "0.68", "0.70", "0.70"),
+        ("SST-2* after Sentiment140*", "100", "0.51", "0.50†", "0.50†"),
+        (PUBLISHED, "872", "0.51", "0.76", "0.79"),
+        ("Perplexity after", "8,191", "", "45.00", "45.00"),
+        (PUBLISHED, "256", "", "28.25", "28.08"),
+    ]
+
+
+def test_ranks_that_were_not_published_have_no_such_rows():
+    spec = profiles.grid("smollm2", "table1", ranks=[4], methods=["lora"])[0]
+    table = tables.results(
+        runs.of_grid([record(spec, [[0.3]], (9.0,), status="diverged")]), "table1"
+    )
+    assert rows_of(table)[0] == ("Perplexity before", "", "", "–")
+    assert rows_of(table)[-1] == ("Runs finished", "", "", "0 of 1")
+    assert len(table) == len(paper.ROWS) + 1
+    summary = tables.summary(runs.of_grid([record(spec, [], (), status="diverged")]), "table1")
+    assert rows_of(summary) == [("LoRA-4", "–", "–", "–", "–", "0 of 1", "–")]
+
+
+def test_every_cell_of_the_summary(frame):
+    table = tables.summary(frame, "table1")
+    expected = ["ACC", "Just learned", "Forgetting", "Perplexity ratio", "Finished", "Seconds"]
+    assert list(table.columns) == expected
+    assert rows_of(table) == SUMMARY
+
+
+@pytest.mark.parametrize(
+    ("column", "changes"),
+    [
+        ("protocol", {"protocol": "published,lora_init=usual"}),
+        ("precision", {"precision": "bf16"}),
+        ("learning_rate", {"learning_rate": 1.0}),
+        ("profile", {"profile": "another"}),
+        ("source", {"source": "embedded"}),
+    ],
+)
+def test_runs_that_differ_in_more_than_method_rank_and_seed_are_refused(frame, column, changes):
+    """LoRA from two initialisations is not one cell."""
+    plain = {k: v for k, v in changes.items() if k in ("protocol", "precision")}
+    spec = profiles.grid("smollm2", "table1", ranks=[16], **{"precision": "fp32", **plain})[1]
+    spec = dataclasses.replace(spec, **{k: v for k, v in changes.items() if k not in plain})
+    other = runs.of_grid([record(spec, [[0.5], [0.5, 0.5], [0.5, 0.5, 0.5]], (1.0, 1.0))])
+    for made in (tables.results, tables.summary):
+        with pytest.raises(ValueError, match=f"frame: {column} is .* in one run and"):
+            made(pd.concat([frame, other]), "table1")
+
+
+def test_runs_of_other_sizes_are_refused(frame):
+    """As when a profile's sizes were changed and old records are still in its folder."""
+    again = frame.assign(run=frame.run + "-old")
+    with pytest.raises(ValueError, match="runs of several sizes, such as table1-.*-old"):
+        tables.results(pd.concat([frame, again]), "table1")
+    other = frame[frame.label == "CURLoRA-8"].assign(label="CURLoRA-16", rank=16, n=50)
+    with pytest.raises(ValueError, match="runs of several sizes"):
+        tables.results(pd.concat([frame, other]), "table1")
+
+
+def test_a_table_without_runs(frame):
+    with pytest.raises(ValueError, match=r"table: got 'table2', expected one of \['table1'\]"):
+        tables.results(frame, "table2")
+
+
+def test_notes_say_where_the_numbers_come_from(frame):
+    what, where = tables.notes(frame, "table1", "make again")
+    assert what == (
+        "SmolLM2-135M-Instruct in place of Mistral-7B-v0.3, on the paper's data; fp32, protocol "
+        "published; mean ± sample standard deviation over seeds 0, 1."
+    )
+    assert where == "Computed on a machine at commit 0123456789. Again: `make again`"
+    own = profiles.grid("mistral-7b", "table1", methods=["head-only"])
+    what, _ = tables.notes(runs.of_grid([record(own[0], [], ())]), "table1", "")
+    assert what == "Mistral-7B-v0.3, on the paper's data; fp32, protocol published; seed 0."
+
+
+def test_the_command_that_makes_it_again():
+    nothing = {"ranks": None, "protocol": None, "checkpointing": False}
+    assert tables.command("reproduce", "embedded", **nothing) == "make reproduce"
+    chosen = {"ranks": [8, 16], "protocol": "published,shuffle=true", "checkpointing": True}
+    assert tables.command("reproduce", "embedded-quick", **chosen) == (
+        "make reproduce QUICK=1 RANKS=8,16 PROTOCOL=published,shuffle=true CHECKPOINTING=1"
+    )
+    assert tables.command("reproduce", "smollm2") == "make reproduce PROFILE=smollm2"
+
+
+NOTES = ["100 % & a_b", "`make x`"]
+
+
+def test_all_formats_read_back(frame, tmp_path):
+    table = tables.results(frame, "table1")
+    said = tables.save(table, tmp_path / "made" / "table1", "Caption", NOTES)
+    texts = {p.suffix: p.read_text() for p in (tmp_path / "made").iterdir()}
+    assert set(texts) == {".md", ".csv", ".tex"} and texts[".md"] == said
+
+    lines = [line.strip("|").split("|") for line in said.splitlines() if line.startswith("|")]
+    cells = [tuple(cell.strip() for cell in line) for line in lines]
+    assert cells[0] == ("", *COLUMNS) and cells[2:] == TABLE1
+    assert [mark.endswith(":") for mark in cells[1]] == [False, *[True] * len(COLUMNS)]
+    assert said.startswith("**Caption**\n") and "100 % & a_b  \n" in said
+
+    read = pd.read_csv(io.StringIO(texts[".csv"]), index_col=0, dtype=str, keep_default_na=False)
+    assert list(read.columns) == COLUMNS and rows_of(read) == TABLE1
+
+    body = texts[".tex"].split("\\midrule\n")[1].split("\\bottomrule")[0]
+    plain = {r"$^\dagger$": "†", r"$^\ddagger$": "‡", r"$\pm$": "±", r"$\hookrightarrow$": "↳"}
+    for tex, character in plain.items():
+        body = body.replace(tex, character)
+    cells = [line.removesuffix(r" \\").split(" & ") for line in body.splitlines()]
+    assert [tuple(cell.strip() for cell in line) for line in cells] == TABLE1
+
+
+def test_latex_escapes_everything_that_it_would_read(tmp_path):
+    table = pd.DataFrame({"a_b & c": ["50 %", "#1 {x} $y$"]}, index=["‖x‖ ≥ 1 × 2", "~^\\ §"])
+    text = tables.latex(table, "C_1 & 5 %", NOTES)
+    assert r"\caption{C\_1 \& 5 \%}" in text
+    assert r" & a\_b \& c \\" in text
+    assert r"$\|$x$\|$ $\geq$ 1 $\times$ 2 & 50 \% \\" in text
+    assert r"\~{}\^{}\textbackslash{} \S{} & \#1 \{x\} \$y\$ \\" in text
+    assert r"\par\footnotesize 100 \% \& a\_b" in text and "`" not in text
+    body = text.split("\n", 1)[1].replace("{!}{%\n", "")  # the comment, and a line end not read
+    assert not re.search(r"(?<!\\)[%#_]", body)
+    assert text.isascii()
+
+
+LARGE = [(999.994, "999.99"), (53896.68, "53,897"), (2_345_678.0, "2.35e+06"), (math.inf, "∞")]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.125, "0.12"), (-0.004, "0.00"), (-0.026, "-0.03"), *LARGE]
+)
+def test_numbers(value, text):
+    assert tables.number(value) == text
+
+
+def test_parameter_counts_by_the_formula():
+    """LoRA r (in + out) and CURLoRA r^2 a projection; the paper's where it gives any."""
+    shapes = {
+        "table1": 32 * [(4096, 4096), (4096, 1024), (4096, 1024)],
+        "table2": 36 * [(1280, 3840)],
+    }
+    published = {
+        ("table1", "All weights"): "7,248,023,552",
+        ("table1", "LoRA-16"): "9,437,184",
+        ("table1", "CURLoRA-16"): "24,576",
+        ("table2", "LoRA-8"): "1,474,560",
+        ("table2", "CURLoRA-8"): "2,304",
+        ("table2", "CURLoRA-24"): "20,736",
+    }
+    for name, projections in shapes.items():
+        table = tables.parameters(name)
+        for r in (8, 16, 24):
+            lora = sum(r * (a + b) for a, b in projections)
+            assert table.Counted[f"LoRA-{r}"] == f"{lora:,}"
+            assert table.Counted[f"CURLoRA-{r}"] == f"{r * r * len(projections):,}"
+        for label, row in table.iterrows():
+            assert row.Published == published.get((name, label), "")
+            assert row.Published in ("", row.Counted)
+
+
+@pytest.mark.parametrize(
+    ("profile", "table"), [("smollm2", "table1"), ("embedded", "table1"), ("embedded", "table2")]
+)
+def test_committed_tables_come_from_the_committed_records(profile, table):
+    found = committed(profile, table)
+    if found is None:
+        pytest.skip("not all records are the committed ones")
+    frame, folder = runs.of_grid(found), records.ROOT / "results" / profile / "tables"
+    for name, made in ((table, tables.results), (f"{table}_summary", tables.summary)):
+        assert (folder / f"{name}.csv").read_text() == made(frame, table).to_csv(), name
