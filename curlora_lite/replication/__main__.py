@@ -5,15 +5,14 @@ import sys
 import time
 import warnings
 
-from ..checks import known
 from . import notebooks, pages, records
 from .options import parser
 
 
 def main(arguments=None):
     """Parse the command line and run it; returns the exit status."""
-    options = parser(__doc__, COMMANDS).parse_args(arguments)
-    warnings.filterwarnings("ignore")
+    options = parser(__doc__, {run.__name__: run for run in COMMANDS}).parse_args(arguments)
+    _quiet()
     try:
         _need_checkout(options)
         options.run(options)
@@ -53,91 +52,70 @@ def reproduce(options):
     """
     from . import grids, profiles, runs, verdict
 
-    start = time.perf_counter()
-    submit = _submission(options)
-    profile = options.profile = _profile(options)
-    chosen = _chosen(options)
+    profile, chosen = _profile(options), _chosen(options)
     tables = profiles.profile_named(profile).tables
     if any(plan.conditions for plan in tables.values()):
         raise ValueError(f"PROFILE: {profile} holds the audit's runs; `make audit` computes them")
-    for method in options.methods or ():  # the audit has others, the tables and figures not
-        known("methods", method, profiles.METHODS)
     for table in tables:  # each choice of runs is checked before anything is fetched
         profiles.grid(profile, table, **chosen)
-    _quiet()
     specs = [spec for table in tables for spec in grids.plan(profile, table, **chosen)]
-    books = notebooks.of_profile(profile)
     if options.tables:
-        absent = [spec.key for spec in specs if records.find(spec) is None]
+        found = [records.find(spec) for spec in specs]
+        absent = [spec.key for spec, run in zip(specs, found, strict=True) if run is None]
         if absent:
             raise ValueError(
                 f"TABLES: {len(absent)} of {len(specs)} runs have no record in "
                 f"{specs[0].precision} ({', '.join(absent)}); PRECISION asks for another"
             )
-        books = [name for name in books if name in notebooks.TABLES.values()]
-        found, computed = [records.find(spec) for spec in specs], 0
     else:
-        fetch_all(options)
-        found, computed = _computed(specs, submit, options)
-    failed = [run for run in found if run.status not in records.RESULTS]
+        found = _computed(specs, options)
     folder = records.outputs(profile, **chosen)
-    executed = _execute(books, {"profile": profile, **chosen}, folder, anew=options.tables)
-    page = records.ROOT / "results" / profile / "README.md"
-    pages.fill(page)
+    _execute(notebooks.of_profile(profile), {"profile": profile, **chosen}, folder, options.tables)
+    pages.fill(records.ROOT / "results" / profile / "README.md")
     verdict.show(runs.of_grid(found))
     print(f"tables, figures, notebooks and records: {folder.relative_to(records.ROOT)}/")
-    print(
-        f"{computed} runs computed and {executed} of {len(books)} notebooks executed "
-        f"in {_duration(time.perf_counter() - start)}; the rest was there already"
-    )
-    if failed:
-        lost = [f"{run.spec['method']}-{run.spec['rank']}: {run.message}" for run in failed]
-        raise ValueError(f"{len(lost)} of {len(found)} runs gave no result: {'; '.join(lost)}")
+    lost = [run for run in found if run.status not in records.RESULTS]
+    if lost:
+        said = "; ".join(f"{run.spec['method']}-{run.spec['rank']}: {run.message}" for run in lost)
+        raise ValueError(f"{len(lost)} of {len(found)} runs gave no result: {said}")
 
 
 def audit(options):
     """Compute what is missing of the audit's runs, execute its notebook, say where it all is."""
-    from . import doctor, grids, machine, profiles
+    from . import grids, profiles
 
-    start = time.perf_counter()
-    submit = _submission(options)
-    profile = options.profile = _profile(options)
+    profile, seeds = _profile(options), options.seeds
     tables = profiles.profile_named(profile).tables
-    _quiet()
-    specs = [s for t in tables for s in grids.plan(profile, t, seeds=options.seeds)]
-    fetch_all(options)
-    known_hashes = {}
-    missing = [s for s in specs if grids.reusable(s, own=True, known=known_hashes) is None]
-    seconds = sum(spec.cost() for spec in missing) * doctor.SECONDS[machine.default_device()]
-    print(
-        f"{len(missing)} of {len(specs)} runs to compute: {doctor.duration(seconds)} here, roughly"
-    )
-    _computed(specs, submit, options)
-    folder = records.outputs(profile, seeds=options.seeds)
-    _execute(["audit"], {"profile": profile, "seeds": options.seeds}, folder)
+    _computed([s for t in tables for s in grids.plan(profile, t, seeds=seeds)], options)
+    folder = records.outputs(profile, seeds=seeds)
+    _execute(["audit"], {"profile": profile, "seeds": seeds}, folder)
+    pages.fill(records.ROOT / "results" / profile / "README.md")
     print(f"notebook, tables, figures and records: {folder.relative_to(records.ROOT)}/")
-    print(f"{len(missing)} runs computed in {_duration(time.perf_counter() - start)}")
 
 
-def _computed(specs, submit, options):
-    """(the records of all specs, how many of them had to be computed)."""
-    from . import grids, runs
+def _computed(specs, options):
+    """The records of all specs; what this checkout has not computed is computed first."""
+    from . import doctor, grids, machine, runs
 
-    hashes = {}
+    submit, start, hashes = _submission(options), time.perf_counter(), {}
+    fetch(options)
     missing = [spec for spec in specs if grids.reusable(spec, own=True, known=hashes) is None]
+    if missing:
+        each = doctor.SECONDS[machine.default_device()]
+        about = doctor.duration(sum(spec.cost() for spec in missing) * each)
+        print(f"{len(missing)} of {len(specs)} runs to compute, roughly {about}", flush=True)
     submit(specs)
     found = grids.run_grid(specs, own=True, workers=options.workers)
-    runs.write_csv(options.profile)
-    return found, len(missing)
+    runs.write_csv(specs[0].profile)
+    took = time.perf_counter() - start
+    print(f"{len(missing)} runs computed in {took / 60:.1f} minutes, the others were there")
+    return found
 
 
 def _execute(books, parameters, folder, anew=False):
-    """Execute notebooks into a folder of results; returns how many were not up to date."""
-    targets = {name: folder / "notebooks" / f"{name}.ipynb" for name in books}
-    return sum(
-        notebooks.execute(name, parameters, target=target, anew=anew)
-        for name, target in targets.items()
-    )
+    """Execute notebooks into a folder of results, those that are not up to date."""
+    for name in books:
+        notebooks.execute(name, parameters, folder / "notebooks" / f"{name}.ipynb", anew=anew)
 
 
 def _submission(options):
@@ -167,14 +145,14 @@ def _profile(options):
     return options.profile + ("-quick" if options.quick else "")
 
 
-def fetch_all(options):
+def fetch(options):
     """Get, check and prepare what a profile needs."""
-    from . import fetch, hub, models, profiles
+    from . import fetch as files
+    from . import hub, models, profiles
 
-    _quiet()
     profile = profiles.profile_named(options.profile)
     if profile.source == "embedded":
-        fetch.fetch("icwsm2014")
+        files.fetch("icwsm2014")
     else:
         for repository in hub.DATASETS:
             hub.folder(repository)
@@ -191,7 +169,6 @@ def doctor(_):
 
 def bench(options):
     """Measure ours beside its alternatives, in the notebook; tables: from what was measured."""
-    _quiet()
     name = "benchmarks-quick" if options.quick else "benchmarks"
     folder = records.ROOT / "results" / name
     given = {"quick": options.quick, "measure": not options.tables}
@@ -202,13 +179,11 @@ def bench(options):
 
 def report(options):
     """One HTML page of the executed notebooks, figures inside."""
-    folder = records.outputs(_profile(options), **_chosen(options))
-    named = notebooks.of_profile(_profile(options))
-    paths = [folder / "notebooks" / f"{name}.ipynb" for name in reversed(named)]
-    absent = [str(path) for path in paths if not path.exists()]
-    if absent:
-        raise ValueError(f"no executed notebook {absent[0]}: run `make reproduce` first")
-    notebooks.one_page(paths, folder / "report.html")
+    profile, folder = _profile(options), records.outputs(_profile(options), **_chosen(options))
+    books = [*notebooks.STEPS, *notebooks.of_profile(profile)]
+    _execute(books, {"profile": profile, **_chosen(options)}, folder)
+    notebooks.one_page([folder / "notebooks" / f"{name}.ipynb" for name in reversed(books)],
+                       folder / "report.html")  # fmt: skip
     print(f"report: {(folder / 'report.html').relative_to(records.ROOT)}")
 
 
@@ -216,15 +191,13 @@ def verify(options):
     """Compute some of a profile's records again and compare every number."""
     from . import verify as examine
 
-    profile = options.profile = _profile(options)
-    kept = examine.chosen(profile, options.keys, options.share)
-    _quiet()
-    fetch_all(options)
-    compared = examine.verify(kept)
-    print(examine.save(profile, compared))
-    broken = [one.key for one in compared if one.held == examine.BROKEN]
+    kept = examine.chosen(_profile(options), options.keys, options.share)
+    fetch(options)
+    found = examine.verify(kept)
+    print(examine.save(_profile(options), found))
+    broken = found[found.holds == examine.BROKEN].record.tolist()
     if broken:
-        raise ValueError(f"{len(broken)} of {len(compared)} records do not hold: {broken}")
+        raise ValueError(f"{len(broken)} of {len(found)} records do not hold: {broken}")
 
 
 def readme(_):
@@ -234,29 +207,16 @@ def readme(_):
 
 
 def _quiet():
-    """Keep the libraries' own progress bars and advice out of ours."""
+    """Keep the libraries' own progress bars, warnings and advice out of ours."""
     import transformers
 
+    warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("papermill").setLevel(logging.ERROR)
 
 
-def _duration(seconds):
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
-
-
-COMMANDS = {
-    "reproduce": reproduce,
-    "audit": audit,
-    "fetch": fetch_all,
-    "doctor": doctor,
-    "report": report,
-    "readme": readme,
-    "bench": bench,
-    "verify": verify,
-}
+COMMANDS = (reproduce, audit, fetch, doctor, report, readme, bench, verify)
 
 if __name__ == "__main__":  # worker processes import this file too
     sys.exit(main())
