@@ -15,21 +15,12 @@ EMBEDDED = ("smollm2-135m", "smollm2-135m-fused")
 NAMES = (*EMBEDDED, *hub.MODELS)
 
 # The paper's models as their published configurations have them: type and shapes.
+_GPT2_LARGE = {"n_embd": 1280, "n_layer": 36, "n_head": 20}
+_MISTRAL = {"vocab_size": 32768, "hidden_size": 4096, "intermediate_size": 14336}
+_MISTRAL |= {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8}
 REAL_CONFIGS = {
-    "Mistral-7B-v0.3": (
-        "mistral",
-        {
-            "vocab_size": 32768,
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "tie_word_embeddings": False,
-        },
-        ("q_proj", "k_proj", "v_proj"),
-    ),
-    "GPT-2 Large": ("gpt2", {"n_embd": 1280, "n_layer": 36, "n_head": 20}, ("c_attn",)),
+    "Mistral-7B-v0.3": ("mistral", _MISTRAL, ("q_proj", "k_proj", "v_proj")),
+    "GPT-2 Large": ("gpt2", _GPT2_LARGE, ("c_attn",)),
 }
 
 

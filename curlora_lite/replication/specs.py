@@ -18,12 +18,8 @@ METHODS = ("head-only", "lora", "curlora")  # of the tables
 BESIDE = ("lora-xs",)  # of the audit (see `baselines`)
 TABLES = ("table1", "table2")
 # the smaller side of the smallest projection that takes an adapter
-LARGEST_RANK = {
-    "smollm2-135m": 192,
-    "smollm2-135m-fused": 576,
-    "gpt2-large": 1280,
-    "mistral-7b": 1024,
-}
+LARGEST_RANK = {"smollm2-135m": 192, "smollm2-135m-fused": 576}
+LARGEST_RANK |= {"gpt2-large": 1280, "mistral-7b": 1024}
 SEEDS = 2**32  # so many, from 0
 PRECISIONS = ("fp32", "tf32", "bf16")  # tf32: fp32 weights, products in TF32 (GPU)
 CHOICES = {"table": TABLES, "method": (*METHODS, *BESIDE), "precision": PRECISIONS}
@@ -171,12 +167,8 @@ class RunSpec:
         return total
 
 
-METHOD_NAMES = {
-    "head-only": "Head only",
-    "lora": "LoRA",
-    "curlora": "CURLoRA",
-    "lora-xs": "LoRA-XS",
-}
+METHOD_NAMES = {"lora": "LoRA", "curlora": "CURLoRA", "lora-xs": "LoRA-XS"}
+METHOD_NAMES |= {"head-only": "Head only"}
 
 
 def method_label(method, rank):
