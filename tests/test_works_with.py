@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import tokenizers
 import torch
 import transformers
 
@@ -16,24 +17,24 @@ from curlora_lite import (
     merge_adapters,
     save_adapter,
 )
-from curlora_lite.replication import small_gpt2
+from curlora_lite.replication import records
 
 IDS = torch.tensor([[1, 5, 9, 3, 7, 2], [2, 2, 8, 60, 4, 11]])
-CONFIGS = {"curlora": CURLoRAConfig(rank=4, seed=1), "lora": LoRAConfig(rank=4, seed=1)}
+CONFIGS = {"curlora": CURLoRAConfig(rank=4, seed=3), "lora": LoRAConfig(rank=4, seed=3)}
 
 
 def loss_of(model, ids=IDS):
     return model(input_ids=ids, labels=ids).loss
 
 
-def started(model, config):
+def started(model, config, scale=0.1):
     """Adapters with seeded values, so that gradients reach every part."""
     add_adapters(model, config)
     generator = torch.Generator().manual_seed(0)
     for _, layer in adapter_layers(model):
         for parameter in layer.parameters():
             if parameter.requires_grad:
-                parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+                parameter.data += scale * torch.randn(parameter.shape, generator=generator)
     return model
 
 
@@ -115,11 +116,14 @@ def work(rank, file):
     ids = torch.arange(24).view(4, 6)
     found = gradients(torch.nn.parallel.DistributedDataParallel(model()), ids[2 * rank :][:2])
     expected = gradients(model(), ids)
-    assert found and all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found, expected))
+    alone = gradients(model(), ids[2 * rank :][:2])
+    for a, b, c in zip(found, expected, alone, strict=True):
+        assert (a - b).norm() < 1e-4 * b.norm() < (c - b).norm()
     dist.destroy_process_group()
 
 if __name__ == "__main__":
-    mp.spawn(work, (sys.argv[2],), nprocs=2)
+    torch.set_num_threads(1)
+    mp.start_processes(work, (sys.argv[2],), nprocs=2, start_method="fork")
     print("equal")
 """
 
@@ -127,8 +131,7 @@ if __name__ == "__main__":
 def test_two_processes_give_the_gradients_of_one(tmp_path):
     """DistributedDataParallel on gloo: the mean over both halves is that of the whole batch."""
     (tmp_path / "ddp.py").write_text(DDP)
-    root = str(small_gpt2.__file__).rsplit("/", 2)[0]
-    command = [sys.executable, tmp_path / "ddp.py", root, tmp_path / "store"]
+    command = [sys.executable, tmp_path / "ddp.py", records.ROOT, tmp_path / "store"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.stdout.strip().endswith("equal"), done.stderr[-2000:]
 
@@ -154,22 +157,30 @@ def test_the_trainer_trains_the_adapter_alone(llama, tmp_path):
     save_adapter(llama, tmp_path / "adapter")
 
 
+def word_tokenizer():
+    """One token a word, as a tokenizer that a pipeline can load."""
+    words = {"<unk>": 0, "the": 1, "film": 2} | {f"word{i}": i for i in range(3, 64)}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
+
+
 def test_a_merged_model_in_a_pipeline(gpt2, tmp_path):
-    tokenizer = small_gpt2.train_tokenizer(["the film is good", "the film is bad"])
-    model = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(
-            vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=2, n_head=4
-        )
-    ).eval()
-    started(model, CURLoRAConfig(rank=8, target_modules=["c_attn"]))
+    for parameter in gpt2.parameters():
+        parameter.data.mul_(10)  # so that attention matters
+    tokenizer = word_tokenizer()
     ids = tokenizer("the film", return_tensors="pt")["input_ids"]
     options = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
-    expected = tokenizer.decode(model.generate(ids, **options)[0])
-    merge_adapters(model)
-    model.save_pretrained(tmp_path)
+    plain = gpt2.generate(ids, **options)[0]
+    started(gpt2, CURLoRAConfig(rank=8, target_modules=["c_attn"]), scale=1.0)
+    expected = gpt2.generate(ids, **options)[0]
+    assert not torch.equal(expected, plain)
+    merge_adapters(gpt2)
+    gpt2.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     pipe = transformers.pipeline("text-generation", str(tmp_path), device="cpu")
-    assert pipe("the film", **options)[0]["generated_text"] == expected
+    (found,) = pipe("the film", return_tensors=True, **options)
+    assert found["generated_token_ids"] == expected.tolist()
 
 
 def test_packed_weights_are_refused_with_a_reason(llama):
