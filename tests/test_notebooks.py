@@ -1,74 +1,80 @@
-"""The notebooks as they stand in git, and one executed through papermill."""
+"""The notebooks as they stand in git, how they are executed, and, slow, what they say."""
 
 import ast
-import re
-import subprocess
+import json
+import sys
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
 
-from curlora_lite.replication import (
-    grids,
-    models,
-    notebooks,
-    pages,
-    profiles,
-    provenance,
-    records,
-    source_tables,
-)
-from curlora_lite.replication.tables import Table
+from curlora_lite.replication import conclusions, notebooks, records
 
-ROOT = Path(__file__).parent.parent
-FOLDER = ROOT / "notebooks"
+FOLDER = Path(__file__).parent.parent / "notebooks"
 BOOKS = sorted(FOLDER.glob("*.ipynb"))
+LINES = 15  # of a cell, at most
 
 
 def code_cells(path):
     return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
 
 
-def parameters_cell(path):
-    return next(c for c in code_cells(path) if "parameters" in c.metadata.get("tags", []))
+def parameters_cells(path):
+    return [c for c in code_cells(path) if "parameters" in c.metadata.get("tags", [])]
 
 
 def test_all_are_there():
-    assert [path.stem for path in BOOKS] == sorted([*notebooks.of_profile("embedded"), "audit"])
-    assert notebooks.of_profile("gpt2-large") == ["table2_gpt2"]
+    tables = ["table1_mistral", "table2_gpt2"]
+    steps = ["00_quickstart", "01_cur_layer", "02_one_run", "finetune_causal_lm"]
+    assert {path.stem for path in BOOKS} == {*steps, *tables, "audit", "benchmark"}
+    assert notebooks.of_profile("embedded") == tables
+    assert notebooks.of_profile("embedded", steps=True) == [*steps, *tables]
+    assert notebooks.of_profile("embedded-quick", steps=True) == [*steps[:3], *tables]
+    assert notebooks.of_profile("gpt2-large", steps=True) == tables[1:]
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
-def test_stripped_short_and_without_definitions(path):
+def test_stripped_and_short(path):
     book = nbformat.read(path, 4)
     nbformat.validate(book)
-    assert book.cells[0].cell_type == "markdown"  # the claim comes first
-    assert book.cells[1] == parameters_cell(path)
+    assert (book.nbformat, len({cell.id for cell in book.cells})) == (4, len(book.cells))
+    assert book.cells[0].cell_type == "markdown"  # what it is about comes first
+    assert parameters_cells(path) == [book.cells[1]]
     for cell in code_cells(path):
-        assert cell.outputs == []
-        assert cell.execution_count is None
-        assert len(cell.source.splitlines()) <= 15
-        nodes = ast.walk(ast.parse(cell.source))
-        assert not any(isinstance(n, (ast.FunctionDef, ast.ClassDef, ast.Lambda)) for n in nodes)
+        assert (cell.outputs, cell.execution_count) == ([], None)
+        assert len(cell.source.splitlines()) <= LINES, cell.source
 
 
 @pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
 def test_every_parameter_is_used(path):
     """papermill only logs a parameter that nothing reads."""
-    declared = {
-        target.id
-        for node in ast.parse(parameters_cell(path).source).body
-        for target in node.targets
-    }
+    (cell,) = parameters_cells(path)
+    assigned = [node for node in ast.parse(cell.source).body if isinstance(node, ast.Assign)]
+    declared = {target.id for node in assigned for target in node.targets}
     assert declared == set(papermill.inspect_notebook(str(path)))
-    rest = [cell.source for cell in code_cells(path) if cell != parameters_cell(path)]
-    read = {
-        node.id
-        for node in ast.walk(ast.parse("\n".join(rest)))
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
-    }
-    assert declared <= read
+    rest = "\n".join(c.source for c in code_cells(path) if c != cell)
+    names = [node for node in ast.walk(ast.parse(rest)) if isinstance(node, ast.Name)]
+    assert declared <= {node.id for node in names if isinstance(node.ctx, ast.Load)}
+
+
+@pytest.mark.parametrize("path", BOOKS, ids=lambda p: p.stem)
+def test_what_a_notebook_imports_is_there(path):
+    """A module or a name that was renamed or deleted would show only when it is executed."""
+    for cell in code_cells(path):
+        imports = (ast.Import, ast.ImportFrom)
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, imports) and "peft" not in ast.unparse(node):  # not required
+                exec(ast.unparse(node), {})
+
+
+def test_conclusions_are_followed_by_what_holds_them():
+    """Each notebook says something, and a cell below asserts it."""
+    for path in BOOKS:
+        said = [i for i, cell in enumerate(code_cells(path)) if "say(" in cell.source]
+        held = [i for i, cell in enumerate(code_cells(path)) if "with holds():" in cell.source]
+        assert said or path.stem not in notebooks.STEPS
+        assert all(any(i <= h <= i + 1 for h in held) for i in said), path.stem
 
 
 def one_cell_book(path, source):
@@ -82,148 +88,101 @@ def one_cell_book(path, source):
     return path
 
 
-@pytest.fixture
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
-
-
-def test_execution_passes_parameters_and_is_not_repeated(cache, tmp_path):
+def test_execution_passes_parameters_and_is_not_repeated(tmp_path):
     source = one_cell_book(tmp_path / "in.ipynb", "print(x + 1)")
     target = tmp_path / "out" / "in.ipynb"
-    assert notebooks.execute("in", {"x": 41}, source, target)
+    assert notebooks.execute("in", {"x": 41, "ranks": [8]}, target, source=source)
     assert nbformat.read(target, 4).cells[-1].outputs[0].text == "42\n"
-    assert not notebooks.execute("in", {"x": 41}, source, target)
-    assert notebooks.execute("in", {"x": 5}, source, target)
+    assert not notebooks.execute("in", {"x": 41}, target, source=source)
+    assert notebooks.execute("in", {"x": 5}, target, source=source)
 
 
-def test_execution_anew_is_repeated_in_any_case(cache, tmp_path):
+def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
+    """JUPYTER_PATH comes before the environment's own kernels, and knows a `python3` too."""
+    other = tmp_path / "share" / "kernels" / "python3"
+    other.mkdir(parents=True)
+    spec = {"argv": ["/bin/false", "{connection_file}"], "display_name": "", "language": "python"}
+    (other / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = f"import sys; assert sys.executable == {sys.executable!r}"
+    source = one_cell_book(tmp_path / "in.ipynb", found)
+    assert notebooks.execute("in", {}, tmp_path / "out.ipynb", source=source)
+
+
+def test_execution_anew_is_repeated_in_any_case(tmp_path):
     """What it writes may have been deleted."""
     source = one_cell_book(tmp_path / "in.ipynb", f"open({str(tmp_path / 'made')!r}, 'w').close()")
-    arguments = ("in", {}, source, tmp_path / "out.ipynb")
-    assert notebooks.execute(*arguments)
+    arguments = {"target": tmp_path / "out.ipynb", "source": source}
+    assert notebooks.execute("in", {}, **arguments)
     (tmp_path / "made").unlink()
-    assert not notebooks.execute(*arguments)
-    assert notebooks.execute(*arguments, anew=True) and (tmp_path / "made").exists()
+    assert not notebooks.execute("in", {}, **arguments)
+    assert notebooks.execute("in", {}, **arguments, anew=True) and (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("profile", ["embedded", "gpt2-large"])
-def test_the_stand_in_is_looked_at_only_where_it_stands_in(profile, monkeypatch, capsys, tmp_path):
-    """On the paper's own model it would be fetched and trained for nothing."""
-    asked = []
-    monkeypatch.setattr(models, "stand_in_report", lambda: asked.append(1) or {})
-    monkeypatch.setattr(source_tables, "stand_in_table", lambda report: Table("", (), ()))
-    book = nbformat.read(ROOT / "notebooks" / "table2_gpt2.ipynb", 4)
-    (cell,) = [cell.source for cell in book.cells if "stand_in_report" in cell.source]
-    made = provenance.Source([], [], [], "make reproduce")
-    specs = profiles.grid(profile, "table2")
-    exec(cell, {"specs": specs, "folder": tmp_path, "made": made, "provenance": provenance})
-    assert len(asked) == (profile == "embedded")
-    assert ("Nothing stands in for gpt2-large" in capsys.readouterr().out) != bool(asked)
-
-
-def test_execution_is_repeated_when_a_record_of_any_profile_shown_changes(
-    cache, tmp_path, monkeypatch
-):
+def test_execution_is_repeated_when_a_record_of_any_profile_shown_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "runs_folder", lambda profile: tmp_path / profile)
     source, target = one_cell_book(tmp_path / "in.ipynb", "print(x)"), tmp_path / "out.ipynb"
-    arguments = ("in", {"profile": "embedded"}, source, target, ("smollm2",))
-    assert notebooks.execute(*arguments)
+    given, beside = {"profile": "embedded"}, ("smollm2",)
+    assert notebooks.execute("in", given, target, beside, source=source)
     for profile in ("embedded", "smollm2"):
-        assert not notebooks.execute(*arguments)
+        assert not notebooks.execute("in", given, target, beside, source=source)
         (tmp_path / profile).mkdir()
         (tmp_path / profile / "run.json").write_text("{}")
-        assert notebooks.execute(*arguments)
+        assert notebooks.execute("in", given, target, beside, source=source)
 
 
-def test_a_notebook_that_fails_leaves_nothing(cache, tmp_path):
+@pytest.mark.parametrize("changed", ["curlora_lite/layers.py", "curlora_lite/replication/runs.py"])
+def test_execution_is_repeated_when_the_package_changes(changed, tmp_path, monkeypatch):
+    """The library and what only the replication needs: both are shown."""
+    for name in ("curlora_lite/layers.py", "curlora_lite/replication/runs.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    source = one_cell_book(tmp_path / "in.ipynb", "print(x)")
+    before = notebooks._inputs(source, {}, ())
+    assert notebooks._inputs(source, {}, ()) == before
+    (tmp_path / changed).write_text("after")
+    assert notebooks._inputs(source, {}, ()) != before
+
+
+def test_a_notebook_that_fails_leaves_nothing(tmp_path):
     source = one_cell_book(tmp_path / "in.ipynb", "raise RuntimeError(x)")
     target = tmp_path / "out" / "in.ipynb"
     with pytest.raises(papermill.PapermillExecutionError):
-        notebooks.execute("in", {}, source, target)
+        notebooks.execute("in", {}, target, source=source)
     assert not list(target.parent.iterdir())
 
 
-def test_unknown_parameter(cache, tmp_path):
+def test_unknown_parameter(tmp_path):
     source = one_cell_book(tmp_path / "in.ipynb", "print(x)")
     with pytest.raises(ValueError, match="notebook parameter 'rnak': in has no such one; it has x"):
-        notebooks.execute("in", {"rnak": 3}, source, tmp_path / "out.ipynb")
+        notebooks.execute("in", {"rnak": 3}, tmp_path / "out.ipynb", source=source)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--profile", "embeded"], "profile: got 'embeded', expected one of embedded"),
-        (["--ranks", "0"], "ranks: got 0"),
-        (["--methods", "dora"], "methods: got 'dora'"),
-        (["--methods", "lora,vera"], "methods: got 'vera'"),  # the audit's: it has no table here
-    ],
-)
-def test_the_command_line_refuses_before_it_fetches(arguments, message, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "fetch_all", None)
-    assert cli.main(["reproduce", *arguments]) == 1
-    assert message in capsys.readouterr().err
+def test_one_page_of_several(tmp_path):
+    """Cells of two notebooks with equal ids, and formulas; nothing is asked of the network."""
+    paths = [one_cell_book(tmp_path / f"{name}.ipynb", f"# is <{name}>") for name in "ab"]
+    notebooks.one_page(paths, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.index("is &lt;a&gt;") < page.index("is &lt;b&gt;")
+    assert '<script src="http' not in page
 
 
-def committed(path):
-    """A file as the last commit has it; tables computed anew here are not meant."""
-    shown = subprocess.run(["git", "-C", str(ROOT), "show", f"HEAD:{path}"], capture_output=True)
-    if shown.returncode:
-        pytest.skip(f"no {path} in a commit")
-    return shown.stdout.decode()
-
-
-PAGES = {
-    "README.md": {"embedded", "smollm2"},
-    "results/smollm2/README.md": {"smollm2"},
-    "results/audit/README.md": {"audit"},
-    "results/benchmarks/README.md": {"benchmarks"},
-    "results/reliability/README.md": {"reliability"},
+SMALL = {
+    "00_quickstart": {},
+    "01_cur_layer": {},
+    "02_one_run": {"profile": "embedded-quick", "rank": 8},
+    "finetune_causal_lm": {},
 }
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_the_pages_show_the_committed_tables(page):
-    """Whoever changes the results runs `make readme`."""
-    text = (ROOT / page).read_text()
-    names = re.findall(r"<!-- ([\w-]+/\w+) -->", text)
-    profiles_shown = {name.split("/")[0] for name in names}
-    assert profiles_shown >= PAGES[page]
-    content = lambda profile, name: committed(pages.table_path(profile, name))  # noqa: E731
-    assert pages.filled(text, content) == text
-
-
-def test_an_audit_of_other_seeds_does_not_replace_the_audits_pages(
-    cache, tmp_path, monkeypatch, capsys
-):
-    executed = []
-
-    def execute(name, parameters, target, beside):
-        executed.append((parameters["seeds"], target, beside))
-        target.parent.mkdir(parents=True)
-        (target.parent.parent / "claims.md").write_text("claims")
-
-    monkeypatch.setattr(records, "ROOT", tmp_path)
-    monkeypatch.setattr(cli, "fetch_all", lambda options: None)
-    monkeypatch.setattr(notebooks, "execute", execute)
-    monkeypatch.setattr(grids, "reusable", lambda spec, **how: spec)
-    monkeypatch.setattr(grids, "run_grid", lambda *_, **how: None)
-    page = tmp_path / "results" / "audit" / "README.md"
-    page.parent.mkdir(parents=True)
-    page.write_text("<!-- audit/claims --><!-- /audit/claims -->")
-    assert cli.main(["audit", "--seeds", "7,8"]) == 0
-    folder = page.parent / "selections" / "seeds-7-8"
-    assert executed == [([7, 8], folder / "notebooks" / "audit.ipynb", ("smollm2",))]
-    assert page.read_text() == "<!-- audit/claims --><!-- /audit/claims -->"
-    assert cli.main(["audit", "--seeds", "0,1,2,3,4"]) == 0
-    assert executed[1][1] == page.parent / "notebooks" / "audit.ipynb"
-    assert "claims<!--" in page.read_text()
-
-
-def test_other_choices_do_not_replace_the_profiles_tables(tmp_path):
-    nothing = {"ranks": None, "seeds": None, "protocol": None, "checkpointing": False}
-    assert records.outputs("embedded", tmp_path, **nothing) == tmp_path / "embedded"
-    chosen = {**nothing, "ranks": [8, 16], "protocol": "published,readout=last-token"}
-    name = "ranks-8-16_protocol-published-readout-last-token"
-    assert records.outputs("embedded", tmp_path, **chosen) == (
-        tmp_path / "embedded" / "selections" / name
-    )
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_notebook_says_what_it_finds(name, tmp_path):
+    """Executed on the embedded model: no sentence in it is contradicted by its numbers."""
+    target = tmp_path / f"{name}.ipynb"
+    assert notebooks.execute(name, SMALL[name], target=target)
+    shown = target.read_text()
+    assert "**" in shown
+    assert conclusions.CONTRADICTED not in shown

@@ -180,7 +180,7 @@ def bench(options):
 def report(options):
     """One HTML page of the executed notebooks, figures inside."""
     profile, folder = _profile(options), records.outputs(_profile(options), **_chosen(options))
-    books = [*notebooks.STEPS, *notebooks.of_profile(profile)]
+    books = notebooks.of_profile(profile, steps=True)
     _execute(books, {"profile": profile, **_chosen(options)}, folder)
     notebooks.one_page([folder / "notebooks" / f"{name}.ipynb" for name in reversed(books)],
                        folder / "report.html")  # fmt: skip

@@ -2,31 +2,35 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 from . import fetch, records
 
 TABLES = {"table1": "table1_mistral", "table2": "table2_gpt2"}
+STEPS = ("00_quickstart", "01_cur_layer", "02_one_run", "finetune_causal_lm")
 PARAMETERS = ("profile", "ranks", "seeds", "methods", "protocol", "precision", "checkpointing")
 
 
-def of_profile(profile):
-    """Names of the notebooks that a profile executes, in their order."""
+def of_profile(profile, steps=False):
+    """Names of the notebooks that a profile executes, in their order: those of its tables.
+
+    steps: before them, where its data are the embedded ones, those that show how it is done.
+    """
     from . import profiles
 
     chosen = profiles.profile_named(profile)
-    first = ["00_quickstart", "01_cur_layer"] if chosen.source == "embedded" else []
-    if profile == "embedded":  # QUICK does without
-        first.append("finetune_causal_lm")
+    first = STEPS if steps and chosen.source == "embedded" else ()
+    if profile != "embedded":  # QUICK does without fine-tuning
+        first = first[:-1]
     return [*first, *(TABLES[table] for table in chosen.tables)]
 
 
-def execute(name, parameters, source=None, target=None, beside=(), anew=False):
+def execute(name, parameters, target=None, beside=(), anew=False, source=None):
     """Execute a notebook through papermill unless its executed copy is of the same inputs.
 
     parameters: those that the notebook does not have are left out if they are among the grid's
     (`PARAMETERS`), else refused with ValueError. beside: profiles whose records it shows too.
-    anew: execute it in any case, as where what it writes may have been deleted.
+    anew: execute it in any case, as where what it writes may have been deleted. source: of the
+    notebook, if it is not in the checkout's folder.
     Returns whether it was executed. The executed copy appears only when all cells have run.
     """
     import nbformat
@@ -51,6 +55,7 @@ def execute(name, parameters, source=None, target=None, beside=(), anew=False):
             str(part),
             parameters=passed,
             kernel_name="python3",
+            kernel_manager_class=_this_python(),
             cwd=str(records.ROOT),
             progress_bar={"desc": name, "leave": False},
         )
@@ -58,6 +63,20 @@ def execute(name, parameters, source=None, target=None, beside=(), anew=False):
         _tidy(book, inputs)
         nbformat.write(book, part)
     return True
+
+
+def _this_python():
+    """A kernel manager whose `python3` is the interpreter that runs here.
+
+    Where JUPYTER_PATH or the user's folder has a kernel of this name, it may be another's.
+    """
+    from jupyter_client.kernelspec import KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisPython(AsyncKernelManager):
+        kernel_spec_manager = KernelSpecManager(kernel_dirs=[])  # ipykernel's own is left
+
+    return ThisPython
 
 
 def _tidy(book, inputs):
@@ -78,7 +97,7 @@ def _is_progress(output):
 
 def _inputs(source, parameters, profiles):
     """A hash of all that an executed notebook shows: source, parameters, package and records."""
-    package = sorted(Path(__file__).parent.rglob("*.py"))
+    package = sorted((records.ROOT / "curlora_lite").rglob("*.py"))
     found = [p for name in profiles for p in sorted(records.runs_folder(name).glob("*.json"))]
     digest = hashlib.sha256(json.dumps([parameters, records.workspace()]).encode())
     for path in [source, *package, *found]:
@@ -86,8 +105,8 @@ def _inputs(source, parameters, profiles):
     return digest.hexdigest()
 
 
-def one_page(paths, appendix, target):
-    """Executed notebooks and a Markdown appendix as one HTML page, figures inside.
+def one_page(paths, target):
+    """Executed notebooks as one HTML page, figures inside.
 
     CannotWriteError where the folder of `target` is full or read-only.
     """
@@ -97,7 +116,6 @@ def one_page(paths, appendix, target):
     books = [nbformat.read(path, 4) for path in paths]
     whole = books[0]
     whole.cells = [cell for book in books for cell in book.cells]
-    whole.cells.append(nbformat.v4.new_markdown_cell(appendix))
     for i, cell in enumerate(whole.cells):
         cell["id"] = f"cell-{i}"
     exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)

@@ -1,0 +1,101 @@
+"""The fused form of a model: the same function, in another shape. Oracle: the plain Llama."""
+
+import pytest
+import torch
+from small_runs import tiny_llama
+from transformers import LlamaForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from curlora_lite import CURLoRAConfig, add_adapters, count_trainable, training
+from curlora_lite.replication import fused
+
+ROWS = [[1, 2, 3], [4, 5, 6, 7, 8], [9, 10]]
+
+
+def plain(tied=True, **changes):
+    """A tiny Llama with grouped-query attention, changed as named."""
+    config = tiny_llama().config
+    config.tie_word_embeddings = tied
+    for name, value in changes.items():
+        setattr(config, name, value)
+    torch.manual_seed(1)
+    return LlamaForCausalLM(config).eval()
+
+
+def relative(found, expected):
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("theta", [10_000.0, 123.0])
+def test_logits_equal_the_plain_models(attention, tied, theta):
+    """To fp32 rounding, over rows long enough for positions to matter."""
+    rope = {"rope_type": "default", "rope_theta": theta}
+    model = plain(tied, rope_parameters=rope)
+    model.set_attn_implementation(attention)
+    ids = torch.randint(1, 64, (3, 40), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(ids).logits
+        other = fused.fuse(model)
+        assert relative(other(ids).logits, expected) < 2e-6
+        assert torch.equal(model(ids).logits, expected)  # the plain one is as it was
+    tie = other.lm_head.weight is other.model.embed_tokens.weight
+    assert tie == tied
+    assert other.config.rope_parameters["rope_theta"] == theta
+    assert other.config._attn_implementation == attention
+
+
+def test_rows_padded_and_packed_read_the_same():
+    """Each row alone in the plain model is the oracle."""
+    model = plain()
+    alone = torch.cat([model.model(torch.tensor([row]))[0][:, -1] for row in ROWS])
+    backbone = fused.fuse(model).model
+    padded = training.features(backbone, *training.pad(ROWS, 0, "cpu"))
+    assert relative(padded, alone) < 2e-6
+    assert relative(training.packed_features(backbone, ROWS, "cpu"), alone) < 2e-6
+    masked = training.features(backbone, *training.pad(ROWS, 0, "cpu"), last_position=True)
+    assert relative(masked[1], alone[1]) < 2e-6  # the longest row has no padding
+
+
+def test_a_projection_is_one_conv1d_of_query_key_and_value():
+    model = plain()
+    attention = model.model.layers[1].self_attn
+    conv = fused.fuse(model).model.layers[1].self_attn.qkv_proj
+    assert isinstance(conv, Conv1D)
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    parts = [p(x) for p in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    assert [part.shape[1] for part in parts] == [32, 16, 16]
+    assert relative(conv(x), torch.cat(parts, 1)) < 2e-6
+    assert not conv.bias.any() and conv.weight.shape == (32, 64)
+
+
+def test_an_adapter_trains_one_square_a_layer():
+    model = fused.fuse(plain())
+    assert count_trainable(model) == 0
+    names = add_adapters(model, CURLoRAConfig(rank=4, target_modules=["qkv_proj"]))
+    assert names == [f"model.layers.{i}.self_attn.qkv_proj" for i in (0, 1)]
+    assert count_trainable(model) == 2 * 16
+
+
+def test_dropout_is_on_in_training_alone():
+    """As GPT-2's: on attention and on what is added to the residual stream."""
+    model, ids = fused.fuse(plain()), torch.tensor(ROWS[:1])
+    expected = model(ids).logits
+    assert torch.equal(model(ids).logits, expected)
+    layer = model.model.layers[0]
+    rates = [layer.self_attn.attention_dropout, layer.resid_attn_dropout.p]
+    assert [*rates, layer.resid_mlp_dropout.p] == [0.1, 0.1, 0.1]
+    torch.manual_seed(0)
+    assert not torch.allclose(model.train()(ids).logits, expected)
+    assert torch.equal(model.eval()(ids).logits, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dtype_and_weights_are_kept(dtype):
+    model = plain().to(dtype)
+    other = fused.fuse(model)
+    assert {p.dtype for p in other.parameters()} == {dtype}
+    assert not any(t.is_meta for t in (*other.parameters(), *other.buffers()))
+    shared = other.model.layers[0].self_attn.o_proj.weight
+    assert shared.data_ptr() == model.model.layers[0].self_attn.o_proj.weight.data_ptr()
