@@ -182,8 +182,8 @@ def report(options):
     profile, folder = _profile(options), records.outputs(_profile(options), **_chosen(options))
     books = notebooks.of_profile(profile, steps=True)
     _execute(books, {"profile": profile, **_chosen(options)}, folder)
-    notebooks.one_page([folder / "notebooks" / f"{name}.ipynb" for name in reversed(books)],
-                       folder / "report.html")  # fmt: skip
+    paths = [folder / "notebooks" / f"{name}.ipynb" for name in reversed(books)]
+    notebooks.one_page(paths, folder / "report.html")
     print(f"report: {(folder / 'report.html').relative_to(records.ROOT)}")
 
 
