@@ -34,8 +34,7 @@ class RunRecord:
     stages: one dict per task trained, in order: `task`, `training` (losses per step, steps, tokens,
     seconds, last learning rate), `scores` (task -> accuracy, n, majority, how often each class was
     predicted, the answer to each row), `norms`
-    (projection -> ||update||_F / ||W||_F), seconds and peak memory in MiB
-    (GPU: of the stage; CPU: of the process so far, which may have done other runs before).
+    (projection -> ||update||_F / ||W||_F).
     perplexity: `initial` and `final`, each with its scored tokens.
     trainable: parameters of the adapter and of each head. data: sha256 of every part used.
     sources: where `model` and `data` came from: hub, mirror or embedded, with revision.
@@ -122,14 +121,11 @@ def find(spec, results=None, own=None, statuses=RESULTS):
         return None
     if record.spec != spec.to_dict() or record.status not in statuses:
         return None
-    if own is not None and record.version != own:
-        return None
-    here = {}
-    if own is not None:
-        here = {"workspace": workspace(), "packages": packages()}
-    if any(record.provenance.get(name) != value for name, value in here.items()):
-        return None
-    return record
+    if own is None:
+        return record
+    here = {"workspace": workspace(), "packages": packages()}
+    same = all(record.provenance.get(name) == value for name, value in here.items())
+    return record if same and record.version == own else None
 
 
 def workspace():

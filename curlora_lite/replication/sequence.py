@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import os
-import resource
-import sys
 import time
 
 import torch
@@ -117,8 +115,10 @@ def _sequence(spec, loaded, record, progress, checkpoint, keep):
             pad_id,
             on_step=lambda rows, name=task.name: progress(f"training {name}", rows),
         )
-        record.stages.append(_stage(task.name, trained, model))
-        _score(record.stages, spec, model, scored, pad_id, progress)
+        norms = {n: layer.update_norm() / layer.weight_norm() for n, layer in adapter_layers(model)}
+        stage = {"task": task.name, "training": trained, "norms": norms, "scores": {}}
+        _score(stage, (record.stages or [None])[-1], spec, model, scored, progress, pad_id)
+        record.stages.append(stage)
         keep(heads)
     progress("perplexity")
     if spec.method == "head-only":  # the language model is the base model still
@@ -198,39 +198,17 @@ def new_head(model, classes, seed):
         return torch.nn.Linear(model.config.hidden_size, classes).to(device)
 
 
-def _stage(name, trained, model):
-    # on a CPU the process's highest so far, whichever stage or run that was in
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
-    if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated() / 2**20
-        torch.cuda.reset_peak_memory_stats()
-    elif sys.platform == "darwin":
-        peak /= 1024  # bytes there
-    norms = {n: layer.update_norm() / layer.weight_norm() for n, layer in adapter_layers(model)}
-    rate = trained["tokens"] / trained["seconds"]
-    return {
-        "task": name,
-        "training": trained,
-        "tokens_per_second": rate,
-        "peak_memory_mib": peak,
-        "norms": norms,
-        "scores": {},
-    }
-
-
-def _score(stages, spec, model, scored, pad_id, progress):
-    """Put the scores of all rows so far into the last stage; a frozen model keeps earlier ones."""
-    start, stage = time.perf_counter(), stages[-1]
-    before = stages[-2]["scores"] if spec.method == "head-only" and len(stages) > 1 else {}
+def _score(stage, before, spec, model, scored, progress, pad_id):
+    """Put the scores of all rows so far into a stage; a frozen model keeps earlier ones."""
+    kept = before["scores"] if spec.method == "head-only" and before else {}
     for name, (head, encoded) in scored.items():
         progress(f"scoring {name}")
         # the author's code pads in this one task's evaluation
         last_position = _reads_padding(spec) and name.startswith("sentiment140")
-        stage["scores"][name] = before.get(name) or score(
+        stage["scores"][name] = kept.get(name) or score(
             model.base_model, head, encoded, pad_id, last_position
         )
         progress(f"scoring {name}", len(encoded.ids))
-    stage["scoring_seconds"] = time.perf_counter() - start
 
 
 def score(backbone, head, encoded, pad_id, last_position=False):
