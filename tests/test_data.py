@@ -9,6 +9,7 @@ import tarfile
 import pytest
 
 from curlora_lite.replication import corpus, data, fetch
+from curlora_lite.replication.protocol import Protocol
 
 REVIEWS, LINES = 80, 8
 
@@ -21,7 +22,10 @@ def corpus_archive():
     ]
     editorials = [line.replace("review", "article") for line in snippets]
     films = [f"{i}\t{rating[i % 3]}\ttext number {i} &amp;amp; more" for i in range(300)]
-    films += ["900\t2.0\tTwice told", "901\t2.0\ttwice told"]
+    # twelve texts twice, in another case; and four at the edges of what is neutral
+    films += [f"9{i}\t2.0\t{word} {i}" for i in range(12) for word in ("Twice told", "twice told")]
+    edges = {-0.5: "sad edge", -0.49: "dull edge", 0.49: "mild edge", 0.5: "glad edge"}
+    films += [f"99\t{valence}\t{text}" for valence, text in edges.items()]
     tweets = [f"{line} or less" for line in films]
     files = {
         "amazonReviewSnippets": snippets,
@@ -40,9 +44,9 @@ def corpus_archive():
 
 
 @pytest.fixture
-def cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path))
-    return tmp_path
+def cache():
+    fetch.cache_dir().mkdir()
+    return fetch.cache_dir()
 
 
 @pytest.fixture
@@ -63,10 +67,12 @@ def small_corpus(cache, monkeypatch):
 def test_parts_are_disjoint_and_whole(small_corpus):
     for task in ("sst2", "sentiment140"):
         texts = {part: set(data.load_task(task, part)["text"]) for part in corpus.PARTS}
-        assert not texts["train"] & texts["eval"]
-        assert not texts["tune"] & (texts["eval"] | texts["train"])
-        # 300 texts and one of the two that differ in case only; sst2 has no neutral ones
-        assert sum(map(len, texts.values())) == (301 if task == "sentiment140" else 201)
+        lower = {part: {text.lower() for text in found} for part, found in texts.items()}
+        assert not lower["train"] & lower["eval"]
+        assert not lower["tune"] & (lower["eval"] | lower["train"])
+        # 300 texts, one of each two that differ in case only, the edges; sst2 has no neutral ones
+        count = 300 + 12 + 4 if task == "sentiment140" else 200 + 12 + 2
+        assert sum(map(len, texts.values())) == count
 
 
 def test_all_snippets_of_a_review_or_article_stay_on_one_side(small_corpus):
@@ -89,28 +95,73 @@ def test_pairs_are_what_their_labels_say_with_a_two_thirds_majority(small_corpus
         assert sum(rows["label"]) / len(rows) == pytest.approx(2 / 3, abs=0.05)
 
 
+def labels_of(task):
+    rows = [row for part in corpus.PARTS for row in data.load_task(task, part).to_list()]
+    return {row["text"]: row["label"] for row in rows}
+
+
 def test_labels_come_from_the_ratings(small_corpus):
-    rows = data.load_task("sentiment140", "train")
-    for text, label in zip(rows["text"], rows["label"], strict=True):
-        number = text.split()[2] if text.startswith("text") else "2"
-        assert label == int(number) % 3
-    assert set(data.load_task("sst2", "train")["label"]) == {0, 1}
-    assert "&amp;" not in rows["text"][0]
+    """-0.5 and 0.5 themselves are negative and positive; what lies between them is neutral."""
+    found = labels_of("sentiment140")
+    for i in range(300):
+        assert found[f"text number {i} & more or less"] == i % 3
+    edges = {"sad edge": 0, "dull edge": 1, "mild edge": 1, "glad edge": 2}
+    assert {text: found[f"{text} or less"] for text in edges} == edges
+    films = labels_of("sst2")
+    for i in range(300):
+        assert films.get(f"text number {i} & more") == {0: 0, 1: None, 2: 1}[i % 3]
+    assert {text: films.get(text) for text in edges} == {
+        "sad edge": 0, "dull edge": None, "mild edge": None, "glad edge": 1
+    }  # fmt: skip
 
 
-def test_the_language_model_sees_no_held_out_text(small_corpus):
-    seen = set(corpus.training_corpus())
-    for task in data.TASKS:
-        for part in ("eval", "tune"):
-            rows = data.load_task(task, part)
-            assert not seen & {*rows["text"], *(p for p in rows["pair"] if p)}
-    assert not seen & set(data.load_text("eval").split("\n\n"))
+LABELS = {  # of a protocol -> what negative, neutral and positive become
+    "published": [0, 0, 1],
+    "published,labels=three": [0, 1, 2],
+    "corrected": [0, 1, 2],
+}
+
+
+@pytest.mark.parametrize("text", LABELS)
+def test_sentiment_is_labelled_as_the_protocol_says(small_corpus, text):
+    protocol = Protocol.parse(text)
+    rows = data.load_task("sentiment140", "train", protocol=protocol)
+    numbered = [row for row in rows if row["text"].startswith("text number")]
+    assert len(numbered) > 50
+    for row in numbered:
+        assert row["label"] == LABELS[text][int(row["text"].split()[2]) % 3]
+    # three classes whatever is trained on
+    aside = data.load_task("sentiment140", "held-out", protocol=protocol)["label"]
+    assert set(aside) == {0, 1, 2}
+
+
+def test_evaluation_rows_are_those_the_protocol_says(small_corpus):
+    def rows(text, count):
+        return data.load_task("sentiment140", "eval", count, protocol=Protocol.parse(text))
+
+    ratings = [row[2] for row in corpus.examples("sentiment140", "eval")]
+    assert len(ratings) > 60
+    first = rows("published,labels=three", None)["label"]
+    assert first == sorted(first) and len(first) == len(ratings)
+    balanced = rows("corrected", 20)["label"]
+    assert balanced == [0, 2] * 10
+    as_they_come = rows("published,labels=three,sentiment_eval=held-out", None)["label"]
+    assert as_they_come == [rating // 2 for rating in ratings]
 
 
 def test_order_and_digest_repeat(small_corpus):
     first, again = (data.load_task("sst2", "eval", 20) for _ in range(2))
     assert data.digest(first) == data.digest(again)
     assert data.digest(first) != data.digest(data.load_task("sst2", "eval", 19))
+    assert data.digest_of_text("a") != data.digest_of_text("b")
+
+
+@pytest.mark.parametrize("column", ["text", "pair", "label"])
+def test_a_digest_is_of_every_column(small_corpus, column):
+    row = data.load_task("mrpc", "eval", 1).to_list()[0]
+    other = {**row, column: 1 - row["label"] if column == "label" else "other"}
+    given = [data.Dataset.from_list([one]) for one in (row, other)]
+    assert data.digest(given[0]) != data.digest(given[1])
 
 
 @pytest.mark.parametrize(

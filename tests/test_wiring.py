@@ -8,7 +8,7 @@ import torch
 from small_runs import fake_task, small_grid
 from torch.nn import functional as F
 
-from curlora_lite import training
+from curlora_lite import LoRAConfig, add_adapters, remove_adapters, training
 from curlora_lite.replication import data, machine, profiles, sequence
 from curlora_lite.replication.protocol import Protocol
 
@@ -105,10 +105,10 @@ def test_checkpointing_works_with_and_without_dropout(request, kind, dropout):
     block = model.model.layers[0].mlp if kind == "llama" else model.transformer.h[0].mlp
     protocol = dataclasses.replace(PUBLISHED, dropout=dropout)
     encoded = training.Encoded(ROWS[:2], torch.tensor([0, 1]))
-    config = sequence.LoRAConfig(rank=2, target_modules=TARGETS[kind])
+    config = LoRAConfig(rank=2, target_modules=TARGETS[kind])
     losses = {}
     for checkpointing in (False, True):
-        sequence.add_adapters(model, config)
+        add_adapters(model, config)
         torch.manual_seed(0)
         head = torch.nn.Linear(32, 2)
         calls = []
@@ -117,7 +117,7 @@ def test_checkpointing_works_with_and_without_dropout(request, kind, dropout):
         spec = table2(protocol=protocol, checkpointing=checkpointing)
         losses[checkpointing] = train(model, head, spec, encoded, epochs=2)["losses"]
         hook.remove()
-        sequence.remove_adapters(model)
+        remove_adapters(model)
         assert len(calls) == (4 if checkpointing else 2)
         # of the backbone: it alone is put into training mode
         assert not any(module.training for module in model.base_model.modules())
