@@ -193,8 +193,6 @@ def artifact(monkeypatch, cache):
         sha256=hashlib.sha256(out.getvalue()).hexdigest(),
         member="pkg-1/member.txt",
         member_sha256=hashlib.sha256(member).hexdigest(),
-        licence="MIT",
-        is_sdist=True,
     )
     monkeypatch.setitem(fetch.ARTIFACTS, "pkg", known)
     (cache / "downloads").mkdir()

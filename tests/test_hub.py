@@ -121,11 +121,12 @@ def test_a_mirror_that_is_not_there(monkeypatch):
 
 
 def test_origin_says_the_revision_where_the_mirror_knows_it(mirror):
-    assert hub.origin(hub.GLUE)["revision"] is None
+    glue = hub.DATASETS[0]
+    assert hub.origin(glue)["revision"] is None
     notes = mirror / "nyu-mll/glue/.cache/huggingface/download/mrpc"
     notes.mkdir(parents=True)
     (notes / "train-0.parquet.metadata").write_text("abc123\netag\n1.0\n")
-    assert hub.origin(hub.GLUE) == {
+    assert hub.origin(glue) == {
         "source": "mirror",
         "repository": "nyu-mll/glue",
         "revision": "abc123",

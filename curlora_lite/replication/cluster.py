@@ -5,6 +5,7 @@ is pickled is `Task`, by its name, and plain data. Nothing else is exchanged: a 
 in the shared results folder (see `run_queue`) and saves the record there.
 """
 
+import functools
 import math
 import os
 import shutil
@@ -63,9 +64,8 @@ def needs(specs, *, gpus=None, memory_gb=None, minutes=None, partition=None):
     if minutes is None:
         longest = max(doctor.seconds(spec, "cuda" if gpus else "cpu") for spec in specs)
         minutes = START + math.ceil(SLACK * longest / 60)
-    whole("GPUS", gpus, 0)
-    whole("MEMORY", memory_gb, 1)
-    whole("MINUTES", minutes, 1)
+    for name, value, least in ("GPUS", gpus, 0), ("MEMORY", memory_gb, 1), ("MINUTES", minutes, 1):
+        whole(name, value, least)
     return Needs(gpus, memory_gb, minutes, 4 if gpus else 1, partition)
 
 
@@ -80,16 +80,11 @@ def run_grid(specs, results=None, own=False, at_once=None, jobs=None, **given):
     RunFailedError, when all others are done, for runs that gave no result; ValueError if submitit
     or Slurm is not there, or Slurm refuses the jobs.
     """
-    cache = {}
-
-    def find(spec, statuses=records.RESULTS):
-        return grids.reusable(spec, results, own, statuses, cache)
-
+    find = functools.partial(grids.reusable, results=results, own=own, known={})
     missing = [spec for spec in specs if find(spec) is None]
     if missing:
         records.workspace()  # named before several nodes would each do it
-        if at_once is not None:
-            whole("WORKERS", at_once, 1)
+        whole("WORKERS", 1 if at_once is None else at_once, 1)
         jobs = jobs or Jobs(folder(results), needs(missing, **given), at_once)
         if lost := _follow(missing, find, jobs, Task(results, own, jobs.threads)):
             said = "; ".join(f"{spec.key}: {reason}" for spec, reason in lost.items())
@@ -138,18 +133,13 @@ class Jobs:
         with fetch.writing(folder / "jobs"):
             folder.mkdir(parents=True, exist_ok=True)
         self.executor, self.submitted = submitit.AutoExecutor(folder, cluster=cluster), []
-        given = {"gpus_per_node": needs.gpus, "slurm_partition": needs.partition}
-        given["slurm_array_parallelism"] = at_once
-        self.executor.update_parameters(
-            name=NAME,
-            timeout_min=needs.minutes,
-            mem_gb=needs.memory,
-            cpus_per_task=needs.cpus,
-            **{name: value for name, value in given.items() if value},
-            # a dead node's and a preempted job are queued again even with nobody at the terminal;
-            # Python takes the package from where it is started, so that all run the same code
-            slurm_additional_parameters={"requeue": True, "chdir": str(records.ROOT)},
-        )
+        given = {"name": NAME, "timeout_min": needs.minutes, "mem_gb": needs.memory}
+        given |= {"cpus_per_task": needs.cpus, "gpus_per_node": needs.gpus}
+        given |= {"slurm_partition": needs.partition, "slurm_array_parallelism": at_once}
+        # a dead node's and a preempted job are queued again even with nobody at the terminal;
+        # Python takes the package from where it is started, so that all run the same code
+        given["slurm_additional_parameters"] = {"requeue": True, "chdir": str(records.ROOT)}
+        self.executor.update_parameters(**{name: value for name, value in given.items() if value})
 
     def submit(self, task, specs):
         """One job a spec, in one array. ValueError with Slurm's reason if it refuses."""
@@ -189,15 +179,12 @@ def checked(slurm=True):
     try:
         import submitit
     except ImportError:
-        said = "EXECUTOR: slurm needs submitit, which is not here: `make setup`, or `pip install "
-        raise ValueError(
-            f"{said}submitit==1.5.4` (of this package's extra `replication`)"
-        ) from None
+        get = "`pip install submitit==1.5.4` (of this package's extra `replication`)"
+        said = f"EXECUTOR: slurm needs submitit, which is not here: `make setup`, or {get}"
+        raise ValueError(said) from None
     if slurm and not all(map(shutil.which, ("sbatch", "squeue", "srun"))):
-        raise ValueError(
-            "EXECUTOR: slurm needs sbatch, squeue and srun, which are not here: start the command "
-            "where jobs are submitted from, or take EXECUTOR=local WORKERS=n"
-        )
+        do = "start the command where jobs are submitted from, or take EXECUTOR=local WORKERS=n"
+        raise ValueError(f"EXECUTOR: slurm needs sbatch, squeue and srun, which are not here: {do}")
     return submitit
 
 
@@ -264,7 +251,7 @@ def _settle(left, lost, states, find, shown):
             continue
         if find(spec):
             shown.found(spec)
-        elif state in WELL and (record := find(spec, records.STATUSES)):
+        elif state in WELL and (record := find(spec, statuses=records.STATUSES)):
             lost[spec] = f"{record.status}: {record.message}"
         elif state in RUNNING:
             continue

@@ -17,7 +17,6 @@ several reviews, and so on both sides.)
 import functools
 import hashlib
 import html
-import itertools
 import tarfile
 
 from ..checks import known
@@ -26,6 +25,7 @@ from .fetch import fetch
 PARTS = ("train", "tune", "eval")
 SHARES = {"eval": 0.25, "tune": 0.15}  # the rest is for training
 NEGATIVE, POSITIVE = -0.5, 0.5  # ratings between them are neutral
+LABELS = {"sst2": (0, None, 1), "sentiment140": (0, 2, 4)}  # of negative, neutral, positive
 PAIR_WORDS = (4, 20)  # shortest and longest snippet of a pair, in words
 
 FILES = {
@@ -49,22 +49,7 @@ def examples(task, part, sentiment_eval="held-out"):
 def text(part):
     """The editorials of one part as one string: sentences in order, an empty line per article."""
     known("part", part, PARTS)
-    articles = itertools.groupby(_read("text"), key=lambda row: _group(row[0]))
-    return "\n\n".join(
-        " ".join(text for _, _, text in rows)
-        for article, rows in articles
-        if part_of(f"text/{article}") == part
-    )
-
-
-def training_corpus():
-    """Texts a language model may be trained on: the train part of every file, and no other."""
-    texts = text("train").split("\n\n")
-    for task in ("sst2", "sentiment140"):
-        rows = ((text, _part_of_row(task, text)) for _, _, text in _read(task))
-        texts += [text for text, part in rows if part == "train"]
-    texts += [t for i, _, t in _read("mrpc") if part_of(f"mrpc/{_group(i)}") == "train"]
-    return texts
+    return "\n\n".join(map(" ".join, _groups("text", part).values()))
 
 
 def part_of(key):
@@ -79,14 +64,6 @@ def _hash(key):
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
 
 
-def _group(row_id):
-    return row_id.split("_")[0]  # ids are review_snippet and article_sentence
-
-
-def _part_of_row(task, text):
-    return part_of(f"{task}/{text.lower()}")  # so that repeated texts stay together
-
-
 @functools.cache
 def _read(task):
     """Rows (id, rating, text) of one file of the corpus, in the file's order."""
@@ -99,21 +76,25 @@ def _read(task):
     return [(row[0], float(row[1]), text) for row, text in zip(rows, clean, strict=True)]
 
 
+def _groups(task, part):
+    """{review or article: its texts} of one part, in the file's order."""
+    groups = {}
+    for row_id, _, text in _read(task):  # ids are review_snippet and article_sentence
+        groups.setdefault(row_id.split("_")[0], []).append(text)
+    return {name: texts for name, texts in groups.items() if part_of(f"{task}/{name}") == part}
+
+
 @functools.cache
 def _sentences(task, part):
     """(text, None, label) rows in the order of their hashes, each text once."""
-    rows = {}
+    rows, (negative, neutral, positive) = {}, LABELS[task]
     for _, rating, text in _read(task):
-        if _part_of_row(task, text) == part:
-            rows.setdefault(text.lower(), (text, rating))
-    examples = []
-    for text, rating in sorted(rows.values(), key=lambda row: _hash(row[0])):
-        negative, positive = rating <= NEGATIVE, rating >= POSITIVE
-        if task == "sentiment140":
-            examples.append((text, None, 0 if negative else 4 if positive else 2))
-        elif negative or positive:
-            examples.append((text, None, int(positive)))
-    return examples
+        key = text.lower()  # so that repeated texts stay together
+        if part_of(f"{task}/{key}") == part:
+            label = negative if rating <= NEGATIVE else positive if rating >= POSITIVE else neutral
+            rows.setdefault(key, (text, None, label))
+    examples = sorted(rows.values(), key=lambda row: _hash(row[0]))
+    return [row for row in examples if row[2] is not None]
 
 
 @functools.cache
@@ -124,15 +105,10 @@ def _pairs(part):
     first and second snippets have the same distribution under both labels.
     """
     shortest, longest = PAIR_WORDS
-    reviews = {}
-    for row_id, _, text in _read("mrpc"):
-        if part_of(f"mrpc/{_group(row_id)}") == part and shortest <= len(text.split()) <= longest:
-            reviews.setdefault(_group(row_id), []).append(text)
-    pairs = [
-        (review, first, second)
-        for review, texts in reviews.items()
-        for first, second in zip(texts[::2], texts[1::2], strict=False)
-    ]
+    pairs = []
+    for review, texts in _groups("mrpc", part).items():
+        texts = [text for text in texts if shortest <= len(text.split()) <= longest]
+        pairs += [(review, *pair) for pair in zip(texts[::2], texts[1::2], strict=False)]
     pairs.sort(key=lambda pair: _hash(pair[1] + pair[2]))
     apart = list(range(0, len(pairs), 3))
     examples = [(first, second, 1) for _, first, second in pairs]

@@ -36,16 +36,13 @@ def load_task(task, part, rows=None, *, protocol=None, source="embedded"):
     if task == "sentiment140":
         if part == "eval":
             examples = _evaluation_rows(examples, rows, protocol.sentiment_eval)
-        label = {"sentiment//4": lambda s: s // 4, "three": lambda s: s // 2}[protocol.labels]
-        if part == "held-out":  # the three-class score, whatever the labels trained on
-            label = {0: 0, 2: 1, 4: 2}.get
-        examples = [(text, pair, label(sentiment)) for text, pair, sentiment in examples]
+        # held out: the three-class score, whatever the labels trained on
+        by = 4 if protocol.labels == "sentiment//4" and part != "held-out" else 2
+        examples = [(text, pair, sentiment // by) for text, pair, sentiment in examples]
     if rows is not None:
         if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= len(examples):
-            raise ValueError(
-                f"rows: got {rows!r}, expected a whole number from 1 to {len(examples)}, "
-                f"the {part} rows of {task}"
-            )
+            there = f"from 1 to {len(examples)}, the {part} rows of {task}"
+            raise ValueError(f"rows: got {rows!r}, expected a whole number {there}")
         examples = examples[:rows]
     columns = zip(*examples, strict=True)
     return Dataset.from_dict(dict(zip(("text", "pair", "label"), map(list, columns), strict=True)))

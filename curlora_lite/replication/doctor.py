@@ -1,6 +1,5 @@
 """What this machine has, and which profiles it can run."""
 
-import os
 import shutil
 import urllib.error
 import urllib.request
@@ -20,18 +19,15 @@ FP32_ON_GPU = 4
 
 def report():
     """The whole answer as text: one line a fact, then one line a profile."""
-    device = machine.default_device()
-    lines = [f"{name:<10} {answer}" for name, answer in _facts(device).items()]
+    device, fast = machine.default_device(), machine.fast_precision()
+    lines = [f"{name:<10} {answer}" for name, answer in _facts(device, fast).items()]
     lines += ["", f"{'profile':<16}{'memory':>9}{'time':>12}   can it run here?"]
     for name, profile in profiles.PROFILES.items():
-        specs = [s for t in profile.tables for s in profiles.grid(name, t, fast=_fast())]
-        needs = max(memory.estimate(spec) for spec in specs)
-        took = sum(seconds(spec, device) for spec in specs)
-        answer = obstacles(profile, specs, device)
-        lines.append(
-            f"{name:<16}{needs / 1e9:>6.0f} GB{duration(took):>12}   "
-            f"{'no: ' + '; '.join(answer) if answer else 'yes'}"
-        )
+        specs = [s for t in profile.tables for s in profiles.grid(name, t, fast=fast)]
+        needs, took = _takes(specs, device)
+        answer = "; ".join(obstacles(profile, specs, device))
+        can = f"no: {answer}" if answer else "yes"
+        lines.append(f"{name:<16}{needs:>6.0f} GB{duration(took):>12}   {can}")
     return "\n".join(lines)
 
 
@@ -41,19 +37,22 @@ def seconds(spec, device):
     return spec.cost() * SECONDS[device] * slower
 
 
+def _takes(specs, device):
+    """(GB of the largest of some runs, seconds of all of them one after the other)."""
+    return max(map(memory.estimate, specs)) / 1e9, sum(seconds(spec, device) for spec in specs)
+
+
 def papers_models():
     """What the paper's own models take, computed: a DataFrame, a row per profile and precision.
 
     `gigabytes` of a run; `seconds` of the table's seven runs, one after the other, on one GPU of
     the H100's kind. Nobody has run them here.
     """
-    rows = []
-    for name, table in (("gpt2-large", "table2"), ("mistral-7b", "table1")):
-        for precision in ("fp32", "bf16"):
-            specs = profiles.grid(name, table, precision=precision)
-            needs = max(map(memory.estimate, specs)) / 1e9
-            took = sum(seconds(spec, "cuda") for spec in specs)
-            rows.append((name, precision, needs, took))
+    rows = [
+        (name, precision, *_takes(profiles.grid(name, table, precision=precision), "cuda"))
+        for name, table in (("gpt2-large", "table2"), ("mistral-7b", "table1"))
+        for precision in ("fp32", "bf16")
+    ]
     return pd.DataFrame(rows, columns=["profile", "precision", "gigabytes", "seconds"])
 
 
@@ -61,25 +60,22 @@ def obstacles(profile, specs, device):
     """What keeps a profile from running here: a list of reasons, empty if nothing does."""
     reasons = []
     try:
-        for spec in specs:
-            memory.check(spec, device)
+        memory.check(max(specs, key=memory.estimate), device)
     except memory.MemoryTooSmallError as error:
         reasons.append(str(error).removeprefix("memory: "))
     if profile.source == "paper":
         wanted = [hub.MODELS[s.model.name] for s in specs[:1] if s.model.name in hub.MODELS]
-        absent = [r for r in (*hub.DATASETS, *wanted) if not _at_hand(r)]
+        absent = [r for r in (*hub.DATASETS, *wanted) if hub.missing(r)]
         names = ", ".join(r.name for r in absent)
         if absent and hub.mirror():
             reasons.append(f"the mirror does not have {names}, and is asked alone")
         elif absent and hub_status() != "reachable":
-            reasons.append(
-                f"neither the mirror nor the cache has {names}, and the hub is {hub_status()}"
-            )
+            absence = f"neither the mirror nor the cache has {names}"
+            reasons.append(f"{absence}, and the hub is {hub_status()}")
         elif any(r.gated for r in absent) and not huggingface_hub.get_token():
             reasons.append("its model is gated and there is no token (`hf auth login`)")
-        free = shutil.disk_usage(_existing(fetch.cache_dir())).free
-        if sum(r.gigabytes for r in absent) * 1e9 > free:
-            reasons.append(f"its files do not fit on the disk ({free / 1e9:.0f} GB free)")
+        if sum(r.gigabytes for r in absent) > _free():
+            reasons.append(f"its files do not fit on the disk ({_free():.0f} GB free)")
     return reasons
 
 
@@ -87,29 +83,28 @@ def hub_status():
     """`reachable`, `switched off` (HF_HUB_OFFLINE) or `not reachable`, within three seconds."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return "switched off"
-    address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    address = huggingface_hub.constants.ENDPOINT or "https://huggingface.co"
     try:
         urllib.request.urlopen(address, timeout=3).close()
-    except urllib.error.HTTPError:
-        return "reachable"  # it answered
-    except OSError:
-        return "not reachable"
+    except OSError as error:
+        if not isinstance(error, urllib.error.HTTPError):  # which is an answer
+            return "not reachable"
     return "reachable"
 
 
-def _facts(device):
+def _facts(device, fast):
     if device == "cuda":
         gpu = torch.cuda.get_device_properties(0)
         name = f"{gpu.name}, {gpu.total_memory / 1e9:.0f} GB"
     else:
-        name = f"CPU, {machine.cores()} cores, fast precision {_fast()}"
-    mirror = os.environ.get("CURLORA_MIRROR")
+        name = f"CPU, {machine.cores()} cores, fast precision {fast}"
+    mirror = hub.mirror()
     repositories = (*hub.DATASETS, *hub.MODELS.values())
-    lacks = ", ".join(r.name for r in repositories if not _at_hand(r)) or "nothing"
+    lacks = ", ".join(r.name for r in repositories if hub.missing(r)) or "nothing"
     return {
         "device": name,
         "memory": f"{machine.installed_memory() / 1e9:.0f} GB",
-        "disk": f"{shutil.disk_usage(_existing(fetch.cache_dir())).free / 1e9:.0f} GB free",
+        "disk": f"{_free():.0f} GB free",
         "slurm": "sbatch is here: EXECUTOR=slurm" if shutil.which("sbatch") else "no sbatch here",
         "hub": hub_status(),
         "token": "there is one" if huggingface_hub.get_token() else "none",
@@ -117,19 +112,10 @@ def _facts(device):
     }
 
 
-def _fast():
-    return machine.fast_precision()
-
-
-def _at_hand(repository):
-    path = (hub.mirror() or fetch.cache_dir() / "hub") / repository.name
-    return not hub.missing(repository, path)
-
-
-def _existing(path):
-    while not path.exists():
-        path = path.parent
-    return path
+def _free():
+    """GB free on the disk that holds the cache, or will."""
+    cache = fetch.cache_dir()
+    return shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free / 1e9
 
 
 def duration(seconds):

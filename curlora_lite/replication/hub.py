@@ -12,10 +12,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import huggingface_hub
-import pyarrow
-import pyarrow.parquet
-from huggingface_hub import errors
+from huggingface_hub import errors, get_token, snapshot_download
+from pyarrow import ArrowException, parquet
 
 from ..checks import known
 from .fetch import FetchError, cache_dir, sha256_of
@@ -26,73 +24,53 @@ class Repository:
     """A repository on the hub: what is read of it, at which revision."""
 
     name: str
-    kind: str
     revision: str
     files: tuple
-    licence: str
-    gated: bool = False
+    kind: str = "model"
     gigabytes: float = 0.01
+    gated: bool = False
 
 
-GLUE = Repository(
-    "nyu-mll/glue",
-    "dataset",
-    "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
-    tuple(
-        f"{task}/{part}-*.parquet" for task in ("mrpc", "sst2") for part in ("train", "validation")
-    ),
-    "other (GLUE)",
+_PAIR, _ONE = ("sentence1", "sentence2", "label"), ("sentence", "label")
+_TWEET = ("text", "sentiment")
+_GLUE, _WIKITEXT, _TWEETS = "nyu-mll/glue", "Salesforce/wikitext", "stanfordnlp/sentiment140"
+TABLES = {  # (task, part) -> (repository, its files, the columns that are read)
+    ("mrpc", "train"): (_GLUE, "mrpc/train-*.parquet", _PAIR),
+    ("mrpc", "eval"): (_GLUE, "mrpc/validation-*.parquet", _PAIR),
+    ("sst2", "train"): (_GLUE, "sst2/train-*.parquet", _ONE),
+    ("sst2", "eval"): (_GLUE, "sst2/validation-*.parquet", _ONE),
+    # the author's code trains on the test split and evaluates on the train split
+    ("sentiment140", "train"): (_TWEETS, "sentiment140/test/*.parquet", _TWEET),
+    ("sentiment140", "eval"): (_TWEETS, "sentiment140/train/*.parquet", _TWEET),
+    ("text", "eval"): (_WIKITEXT, "wikitext-2-raw-v1/test-*.parquet", ("text",)),
+}
+_REVISIONS = {  # of the data sets; their licences: other (GLUE), CC-BY-SA-3.0, unknown
+    _GLUE: "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
+    _WIKITEXT: "b08601e04326c79dfdd32d625aee71d232d685c3",
+    _TWEETS: "refs/convert/parquet",  # the repository itself holds a script, which nothing runs
+}
+DATASETS = tuple(
+    Repository(name, revision, tuple(f for of, f, _ in TABLES.values() if of == name), "dataset")
+    for name, revision in _REVISIONS.items()
 )
-WIKITEXT = Repository(
-    "Salesforce/wikitext",
-    "dataset",
-    "b08601e04326c79dfdd32d625aee71d232d685c3",
-    ("wikitext-2-raw-v1/test-*.parquet",),
-    "CC-BY-SA-3.0",
-)
-SENTIMENT140 = Repository(
-    "stanfordnlp/sentiment140",
-    "dataset",
-    "refs/convert/parquet",  # the repository itself holds a script, which nothing here runs
-    ("sentiment140/train/*.parquet", "sentiment140/test/*.parquet"),
-    "unknown",
-)
-DATASETS = (GLUE, WIKITEXT, SENTIMENT140)
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+_BESIDE = ("config.json", "tokenizer.json", "tokenizer_config.json")
 MODELS = {
-    "gpt2-large": Repository(
+    "gpt2-large": Repository(  # MIT
         "openai-community/gpt2-large",
-        "model",
         "32b71b12589c2f8d625668d2335a01cac3249519",
-        ("config.json", "model.safetensors", *_TOKENIZER),
-        "MIT",
+        ("model.safetensors", *_BESIDE),
         gigabytes=3.3,
     ),
-    "mistral-7b": Repository(
+    "mistral-7b": Repository(  # Apache-2.0
         "mistralai/Mistral-7B-v0.3",
-        "model",
         "caa1feb0e54d415e2df31207e5f4e273e33509b1",
-        ("config.json", "model-*.safetensors", "model.safetensors.index.json", *_TOKENIZER),
-        "Apache-2.0",
-        gated=True,
+        ("model-*.safetensors", "model.safetensors.index.json", *_BESIDE),
         gigabytes=14.5,
+        gated=True,
     ),
 }
 ASIDE = 5  # every fifth row of Sentiment140's test split is kept out of training where asked for
 
-# (task, part) -> (repository, its files, the columns that are read)
-_PAIR, _ONE = ("sentence1", "sentence2", "label"), ("sentence", "label")
-_TWEET = ("text", "sentiment")
-TABLES = {
-    ("mrpc", "train"): (GLUE, "mrpc/train-*.parquet", _PAIR),
-    ("mrpc", "eval"): (GLUE, "mrpc/validation-*.parquet", _PAIR),
-    ("sst2", "train"): (GLUE, "sst2/train-*.parquet", _ONE),
-    ("sst2", "eval"): (GLUE, "sst2/validation-*.parquet", _ONE),
-    # the author's code trains on the test split and evaluates on the train split
-    ("sentiment140", "train"): (SENTIMENT140, "sentiment140/test/*.parquet", _TWEET),
-    ("sentiment140", "eval"): (SENTIMENT140, "sentiment140/train/*.parquet", _TWEET),
-    ("text", "eval"): (WIKITEXT, "wikitext-2-raw-v1/test-*.parquet", ("text",)),
-}
 # sha256 of what is read of a pinned revision, wherever it comes from (see `_digest`).
 # A mirror may hold Sentiment140's train split in part: its first 1,024 rows, the published, count.
 PINNED = {
@@ -109,11 +87,14 @@ PINNED = {
 def mirror():
     """The local mirror's folder, or None. FetchError if it is named and not there."""
     named = os.environ.get("CURLORA_MIRROR")
-    if not named:
-        return None
-    if not Path(named).is_dir():
+    if named and not Path(named).is_dir():
         raise FetchError(f"MIRROR: there is no folder {named}")
-    return Path(named)
+    return Path(named) if named else None
+
+
+def place(repository):
+    """Where the repository's files are, or will be."""
+    return (mirror() or cache_dir() / "hub") / repository.name
 
 
 def folder(repository):
@@ -121,22 +102,23 @@ def folder(repository):
 
     FetchError, saying what to do, if the mirror lacks a file, the hub cannot be reached or refuses.
     """
-    source = mirror()
-    path = (source or cache_dir() / "hub") / repository.name
-    if source is None and missing(repository, path):
-        _download(repository, path)
-    absent = missing(repository, path)
-    if absent:
-        where = "the mirror" if source else "what was downloaded"
-        raise FetchError(
-            f"{where} lacks {path / absent[0]}. Expected the layout of "
-            f"`{_command(repository, path)}`"
-        )
+    path = place(repository)
+    if not mirror() and missing(repository):
+        where = {"repo_type": repository.kind, "revision": repository.revision, "local_dir": path}
+        try:
+            snapshot_download(repository.name, allow_patterns=list(repository.files), **where)
+        except OSError as error:  # the hub's own errors are, too
+            raise FetchError(f"{repository.name}{_why(error, repository, path)}") from error
+    if absent := missing(repository):
+        lacks = "the mirror lacks" if mirror() else "what was downloaded lacks"
+        layout = f"Expected the layout of `{_command(repository, path)}`"
+        raise FetchError(f"{lacks} {path / absent[0]}. {layout}")
     return path
 
 
-def missing(repository, path):
-    """What the folder `path` lacks of a repository: patterns that match nothing, absent shards."""
+def missing(repository, path=None):
+    """What a repository's folder (or `path`) lacks: patterns that match nothing, absent shards."""
+    path = path or place(repository)
     absent = [pattern for pattern in repository.files if not list(path.glob(pattern))]
     index = path / "model.safetensors.index.json"
     if index.name in repository.files and index.exists():
@@ -148,7 +130,7 @@ def _shards(index):
     """The files that an index of weights names; FetchError if it is none, or leads elsewhere."""
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        outside = [name for name in names if Path(name).name != name or name in (".", "..")]
+        outside = [name for name in names if Path(name).name != name or name == ".."]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FetchError(f"{index}: not an index of weights. Get it again") from error
     if outside:
@@ -161,25 +143,10 @@ def origin(repository):
 
     The revision is that of the download; None if a mirror does not say (keeps no `.cache`).
     """
-    path = folder(repository)
-    notes = sorted((path / ".cache" / "huggingface").rglob("*.metadata"))
+    notes = sorted((folder(repository) / ".cache" / "huggingface").rglob("*.metadata"))
     revision = notes[0].read_text(errors="replace").split("\n")[0].strip() if notes else None
-    where = "mirror" if mirror() else "hub"
-    return {"source": where, "repository": repository.name, "revision": revision}
-
-
-def _download(repository, path):
-    try:
-        huggingface_hub.snapshot_download(
-            repository.name,
-            repo_type=repository.kind,
-            revision=repository.revision,
-            allow_patterns=list(repository.files),
-            local_dir=path,
-            endpoint=os.environ.get("HF_ENDPOINT") or None,
-        )
-    except (OSError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled) as error:
-        raise FetchError(f"{repository.name}{_why(error, repository, path)}") from error
+    source = "mirror" if mirror() else "hub"
+    return {"source": source, "repository": repository.name, "revision": revision}
 
 
 def _why(error, repository, path):
@@ -188,12 +155,12 @@ def _why(error, repository, path):
         # what snapshot_download says of any other trouble; the trouble itself is its cause
         error = error.__cause__
     if isinstance(error, errors.GatedRepoError):
-        return _gated(repository)
+        token = "The token in use has no grant" if get_token() else "There is no token"
+        page = f"https://huggingface.co/{repository.name}"
+        return f" is gated. {token}: ask for access at {page}, then `hf auth login` or set HF_TOKEN"
     if isinstance(error, errors.RepositoryNotFoundError):
-        return (
-            f": the hub says that there is no such {repository.kind}, or that this token may not "
-            "see it. Check HF_ENDPOINT, and the token if you use one"
-        )
+        hidden = f"there is no such {repository.kind}, or that this token may not see it"
+        return f": the hub says that {hidden}. Check HF_ENDPOINT, and the token if you use one"
     if isinstance(error, (errors.RevisionNotFoundError, errors.EntryNotFoundError)):
         return f": the hub has no revision {repository.revision}"
     if status := getattr(getattr(error, "response", None), "status_code", None):
@@ -207,53 +174,38 @@ def _why(error, repository, path):
 
 def _command(repository, path):
     option = "--repo-type dataset " if repository.kind == "dataset" else ""
-    return (
-        f"hf download {option}{repository.name} --revision {repository.revision} --local-dir {path}"
-    )
-
-
-def _gated(repository):
-    has = "The token in use has no grant" if huggingface_hub.get_token() else "There is no token"
-    return (
-        f" is gated. {has}: ask for access at https://huggingface.co/{repository.name}, then log "
-        "in with `hf auth login` or set HF_TOKEN"
-    )
+    at = f"--revision {repository.revision} --local-dir {path}"
+    return f"hf download {option}{repository.name} {at}"
 
 
 @functools.cache
 def _rows(task, part):
     """Tuples of the columns that are read, from the parquet files of one split, in their order."""
-    repository, pattern, columns = TABLES[task, part]
-    files = sorted(folder(repository).glob(pattern))
-    rows = []
+    name, pattern, columns = TABLES[task, part]
+    (repository,) = (one for one in DATASETS if one.name == name)
+    rows, files = [], sorted(folder(repository).glob(pattern))
     for file in files:
         try:
-            table = pyarrow.parquet.read_table(file)
-        except (pyarrow.ArrowException, OSError) as error:
-            raise FetchError(
-                f"{file}: not a whole parquet file. Delete it and get it again"
-            ) from error
-        lacking = [c for c in columns if c not in table.column_names]
-        if lacking:
-            raise FetchError(
-                f"{file}: has no column {lacking[0]}; it has {', '.join(table.column_names)}"
-            )
-        rows += zip(*(table[c].to_pylist() for c in columns), strict=True)
-    expected = PINNED.get(f"{task}/{part}")
-    found = _digest(task, part, rows)
-    if expected and found != expected:
-        raise FetchError(
-            f"{files[0]}: its content's sha256 is {found}, expected {expected} "
-            f"({repository.name} at revision {repository.revision}). Get it again"
-        )
+            table = parquet.read_table(file)
+        except (ArrowException, OSError) as error:
+            damaged = "not a whole parquet file. Delete it and get it again"
+            raise FetchError(f"{file}: {damaged}") from error
+        if lacking := [column for column in columns if column not in table.column_names]:
+            has = ", ".join(table.column_names)
+            raise FetchError(f"{file}: has no column {lacking[0]}; it has {has}")
+        rows += zip(*(table[column].to_pylist() for column in columns), strict=True)
+    expected, found = PINNED.get(f"{task}/{part}"), _digest(task, part, rows)
+    if expected not in (None, found):
+        said = f"its content's sha256 is {found}, expected {expected}"
+        at = f"{name} at revision {repository.revision}"
+        raise FetchError(f"{files[0]}: {said} ({at}). Get it again")
     return rows
 
 
 def _digest(task, part, rows):
+    content = rows[:1024] if (task, part) == ("sentiment140", "eval") else rows
     if task == "text":
         content = "".join(row[0] for row in rows)  # a mirror may leave empty rows out
-    else:
-        content = rows[:1024] if (task, part) == ("sentiment140", "eval") else rows
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -288,7 +240,5 @@ def weights_sha256(path, patterns=("*.safetensors",)):
     patterns: which of them are read; a copy of a whole repository may hold others.
     """
     wanted = [pattern for pattern in patterns if pattern.endswith(".safetensors")]
-    files = sorted(file for pattern in wanted for file in path.glob(pattern))
-    if len(files) == 1:
-        return sha256_of(files[0])
-    return hashlib.sha256("".join(map(sha256_of, files)).encode()).hexdigest()
+    hashes = [sha256_of(file) for file in sorted(f for p in wanted for f in path.glob(p))]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()

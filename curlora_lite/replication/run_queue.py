@@ -38,8 +38,7 @@ class Queue:
         Those still in `left` are then being computed by other processes: ask again later.
         """
         for spec in list(self.left):
-            lock = _lock(records.runs_folder(spec.profile, self.results), spec.key)
-            if lock is None:
+            if (lock := _lock(records.runs_folder(spec.profile, self.results), spec.key)) is None:
                 continue
             self.left.remove(spec)
             self.held[spec] = lock
