@@ -9,35 +9,18 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from curlora_lite import (
-    AdapterFileError,
-    CURLoRAConfig,
-    LoRAConfig,
-    active_adapter,
-    adapter_layers,
-    adapter_names,
-    add_adapters,
-    count_trainable,
-    disable_adapters,
-    export_to_peft,
-    load_adapter,
-    merge_adapters,
-    remove_adapters,
-    save_adapter,
-    set_adapter,
-    unmerge_adapters,
-)
+import curlora_lite as cl
 from curlora_lite.replication import models
 
 IDS = torch.tensor([[1, 5, 9, 3, 7], [2, 2, 8, 60, 4]])
 TARGETS = {"llama": ["q_proj", "k_proj", "v_proj"], "gpt2": ["c_attn"]}
 CONFIGS = {
-    "curlora": lambda targets: CURLoRAConfig(rank=4, alpha=1.7, target_modules=targets),
+    "curlora": lambda targets: cl.CURLoRAConfig(rank=4, alpha=1.7, target_modules=targets),
     # drawn with replacement: at this rank some indices stand twice
-    "curlora, repeated": lambda targets: CURLoRAConfig(
+    "curlora, repeated": lambda targets: cl.CURLoRAConfig(
         rank=16, alpha=0.6, target_modules=targets, selection="authors"
     ),
-    "lora": lambda targets: LoRAConfig(rank=4, alpha=1.7, target_modules=targets),
+    "lora": lambda targets: cl.LoRAConfig(rank=4, alpha=1.7, target_modules=targets),
 }
 
 
@@ -64,7 +47,7 @@ def train(model, seed=0):
 
 
 def trained(model, config="curlora", name="default", seed=0):
-    add_adapters(model, CONFIGS[config](targets_of(model)), name)
+    cl.add_adapters(model, CONFIGS[config](targets_of(model)), name)
     train(model, seed)
     return model
 
@@ -79,12 +62,12 @@ def test_loaded_is_saved_bit_for_bit(model, config, tmp_path):
     other = copy.deepcopy(model)
     base = logits(model)
     trained(model, config)
-    written = save_adapter(model, tmp_path / "adapter")
+    written = cl.save_adapter(model, tmp_path / "adapter")
     assert written == sum(f.stat().st_size for f in (tmp_path / "adapter").iterdir())
-    wrapped = load_adapter(other, tmp_path / "adapter")
-    assert wrapped == [name for name, _ in adapter_layers(model)]
+    wrapped = cl.load_adapter(other, tmp_path / "adapter")
+    assert wrapped == [name for name, _ in cl.adapter_layers(model)]
     assert torch.equal(logits(other), logits(model)) and not torch.equal(logits(other), base)
-    assert count_trainable(other) == count_trainable(model)
+    assert cl.count_trainable(other) == cl.count_trainable(model)
     one, two = model.state_dict(), other.state_dict()
     assert all(torch.equal(one[key], two[key]) for key in one)
 
@@ -92,7 +75,7 @@ def test_loaded_is_saved_bit_for_bit(model, config, tmp_path):
 def test_what_it_takes_on_disk_for_mistral(tmp_path):
     """96 projections of Mistral-7B at rank 16, by their count: at most 130 KB."""
     tiny, targets = models.meta_model("Mistral-7B-v0.3")
-    names = add_adapters(tiny, CURLoRAConfig(rank=16, target_modules=targets))
+    names = cl.add_adapters(tiny, cl.CURLoRAConfig(rank=16, target_modules=targets))
     tensors = {"U": torch.zeros(96, 16, 16)}
     tensors |= {k: torch.zeros(96, 16, dtype=torch.int32) for k in ("rows", "cols")}
     save_file(tensors, tmp_path / "file")
@@ -167,7 +150,7 @@ def a_pickle(model, folder):
 
 def inside(model, folder):
     """A base inside an adapter that the model wears already."""
-    add_adapters(model, LoRAConfig(rank=2), "worn")
+    cl.add_adapters(model, cl.LoRAConfig(rank=2), "worn")
     described(
         lambda d: d.update(projections={f"{p}.base": v for p, v in d["projections"].items()})
     )(model, folder)
@@ -211,41 +194,41 @@ BROKEN = {
 def test_broken_folders_are_refused_and_change_nothing(llama, tmp_path, broken):
     spoil, message = BROKEN[broken]
     other = copy.deepcopy(llama)
-    save_adapter(trained(llama), tmp_path)
+    cl.save_adapter(trained(llama), tmp_path)
     spoil(other, tmp_path)
     before, state = logits(other), other.state_dict().keys()
-    trainable = count_trainable(other)
-    with pytest.raises(AdapterFileError, match=message):
-        load_adapter(other, tmp_path)
+    trainable = cl.count_trainable(other)
+    with pytest.raises(cl.AdapterFileError, match=message):
+        cl.load_adapter(other, tmp_path)
     assert torch.equal(logits(other), before) and other.state_dict().keys() == state
-    assert adapter_names(other) in ([], ["worn"]) and count_trainable(other) == trainable > 0
+    assert cl.adapter_names(other) in ([], ["worn"]) and cl.count_trainable(other) == trainable > 0
 
 
 def test_a_mixture_of_two_saves_is_refused(llama, tmp_path):
     """Killed between its two files: new numbers, the old alpha."""
     other = copy.deepcopy(llama)
-    save_adapter(trained(llama), tmp_path)
+    cl.save_adapter(trained(llama), tmp_path)
     before = (tmp_path / "adapter.json").read_text()
     with torch.no_grad():
-        for _, layer in adapter_layers(llama):
+        for _, layer in cl.adapter_layers(llama):
             layer.U.mul_(2)
-    save_adapter(llama, tmp_path)
+    cl.save_adapter(llama, tmp_path)
     (tmp_path / "adapter.json").write_text(before)
-    with pytest.raises(AdapterFileError, match="not the one saved with adapter.json"):
-        load_adapter(other, tmp_path)
-    assert adapter_names(other) == []
+    with pytest.raises(cl.AdapterFileError, match="not the one saved with adapter.json"):
+        cl.load_adapter(other, tmp_path)
+    assert cl.adapter_names(other) == []
     description = json.loads(before)
     del description["tensors_sha256"]  # as older versions wrote it: cannot be told
     (tmp_path / "adapter.json").write_text(json.dumps(description))
-    load_adapter(other, tmp_path)
+    cl.load_adapter(other, tmp_path)
 
 
 def test_lora_over_other_weights_is_refused(llama, tmp_path):
     other = copy.deepcopy(llama)
-    save_adapter(trained(llama, "lora"), tmp_path)
+    cl.save_adapter(trained(llama, "lora"), tmp_path)
     doubled(other, tmp_path)
-    with pytest.raises(AdapterFileError, match=NOT_ITS_OWN):
-        load_adapter(other, tmp_path)
+    with pytest.raises(cl.AdapterFileError, match=NOT_ITS_OWN):
+        cl.load_adapter(other, tmp_path)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -255,8 +238,8 @@ def test_merged_is_a_plain_model_and_unmerging_restores_the_bits(model, config, 
     plain = logits(model)
     adapted = logits(trained(model, config))
     assert (adapted - plain).norm() > 0.1 * plain.norm()
-    wrapped = [name for name, _ in adapter_layers(model)]
-    assert merge_adapters(model) == wrapped
+    wrapped = [name for name, _ in cl.adapter_layers(model)]
+    assert cl.merge_adapters(model) == wrapped
     assert set(dict(model.named_modules())) == names
     # one rounding of each weight to fp32 against two summed outputs
     assert (logits(model) - adapted).norm() < 1e-4 * plain.norm()
@@ -264,46 +247,48 @@ def test_merged_is_a_plain_model_and_unmerging_restores_the_bits(model, config, 
     plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     assert torch.equal(logits(plain), logits(model))
     with pytest.raises(ValueError, match="its adapter is merged"):
-        add_adapters(model, CONFIGS[config](targets_of(model)), "second")
-    assert unmerge_adapters(model) == wrapped
+        cl.add_adapters(model, CONFIGS[config](targets_of(model)), "second")
+    assert cl.unmerge_adapters(model) == wrapped
     assert torch.equal(logits(model), adapted)
-    merge_adapters(model)
-    remove_adapters(model)
+    cl.merge_adapters(model)
+    cl.remove_adapters(model)
     assert all(torch.equal(v, base[k]) for k, v in model.state_dict().items())
 
 
-@pytest.mark.parametrize("does", [merge_adapters, save_adapter, export_to_peft, load_adapter])
+@pytest.mark.parametrize(
+    "does", [cl.merge_adapters, cl.save_adapter, cl.export_to_peft, cl.load_adapter]
+)
 def test_a_merged_model_is_unmerged_first(llama, tmp_path, does):
     """Its weights hold the adapter: what is read from them would be wrong."""
     base = {k: v.clone() for k, v in llama.state_dict().items()}
-    save_adapter(trained(llama), tmp_path)
-    merge_adapters(llama)
-    arguments = () if does is merge_adapters else (tmp_path, "default")
+    cl.save_adapter(trained(llama), tmp_path)
+    cl.merge_adapters(llama)
+    arguments = () if does is cl.merge_adapters else (tmp_path, "default")
     with pytest.raises(ValueError, match="its adapter is merged; call unmerge_adapters first"):
         does(llama, *arguments)
-    remove_adapters(llama)
+    cl.remove_adapters(llama)
     assert all(torch.equal(v, base[k]) for k, v in llama.state_dict().items())
 
 
 def test_a_tied_weight_is_not_merged_into(gpt2):
-    add_adapters(gpt2, LoRAConfig(rank=2, target_modules=["lm_head"]))
+    cl.add_adapters(gpt2, cl.LoRAConfig(rank=2, target_modules=["lm_head"]))
     with pytest.raises(ValueError, match="is tied: transformer.wte.weight, lm_head.base.weight"):
-        merge_adapters(gpt2)
+        cl.merge_adapters(gpt2)
 
 
 def test_removing_leaves_other_adapters_as_they_are(llama):
     trained(llama, "curlora", "one")
     trained(llama, "curlora", "two", seed=2)
-    merge_adapters(llama)
+    cl.merge_adapters(llama)
     merged = logits(llama)
     with pytest.raises(ValueError, match="name: got 'tow'"):
-        remove_adapters(llama, "tow")
-    remove_adapters(llama, "one")
-    assert torch.equal(logits(llama), merged) and adapter_names(llama) == ["two"]
-    unmerge_adapters(llama)
-    with disable_adapters(llama):
-        remove_adapters(llama)
-    assert active_adapter(llama) is None and not adapter_names(llama)
+        cl.remove_adapters(llama, "tow")
+    cl.remove_adapters(llama, "one")
+    assert torch.equal(logits(llama), merged) and cl.adapter_names(llama) == ["two"]
+    cl.unmerge_adapters(llama)
+    with cl.disable_adapters(llama):
+        cl.remove_adapters(llama)
+    assert cl.active_adapter(llama) is None and not cl.adapter_names(llama)
 
 
 def test_casting_a_model_casts_no_adapter_that_is_set_again(llama, tmp_path):
@@ -311,26 +296,26 @@ def test_casting_a_model_casts_no_adapter_that_is_set_again(llama, tmp_path):
     trained(llama, "curlora", "two", seed=2)
     llama.to(torch.bfloat16)
     for name in ("one", "two"):
-        set_adapter(llama, name)
+        cl.set_adapter(llama, name)
         assert torch.isfinite(logits(llama)).all()
-        layer = next(layer for _, layer in adapter_layers(llama))
+        layer = next(layer for _, layer in cl.adapter_layers(llama))
         assert layer.U.dtype == torch.float32 and layer.basis.dtype == torch.bfloat16
-        save_adapter(llama, tmp_path / name)
-    load_adapter(llama, tmp_path / "one", "again")
+        cl.save_adapter(llama, tmp_path / name)
+    cl.load_adapter(llama, tmp_path / "one", "again")
 
 
 def test_adapters_on_a_model_without_weights():
     shapes, targets = models.meta_model("GPT-2 Large")
     for name in ("one", "two"):
-        add_adapters(shapes, CURLoRAConfig(rank=8, target_modules=targets), name)
-    assert adapter_names(shapes) == ["one", "two"] and count_trainable(shapes) == 36 * 64
+        cl.add_adapters(shapes, cl.CURLoRAConfig(rank=8, target_modules=targets), name)
+    assert cl.adapter_names(shapes) == ["one", "two"] and cl.count_trainable(shapes) == 36 * 64
 
 
 def test_nothing_to_merge_or_unmerge(llama):
     with pytest.raises(ValueError, match="name: got None; adapters on this model: none"):
-        merge_adapters(llama)
+        cl.merge_adapters(llama)
     with pytest.raises(ValueError, match="no adapter is merged"):
-        unmerge_adapters(llama)
+        cl.unmerge_adapters(llama)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -339,8 +324,8 @@ def test_an_adapter_that_is_not_active_follows_when_it_is_set(llama, dtype):
     trained(llama, "curlora", "one", seed=1)
     trained(llama, "curlora", "two", seed=2)
     llama.to("meta", dtype)
-    set_adapter(llama, "one")
-    for _, layer in adapter_layers(llama):
+    cl.set_adapter(llama, "one")
+    for _, layer in cl.adapter_layers(llama):
         everything = [layer.U, layer.rows, layer.cols, layer.basis, layer.base.weight]
         assert {tensor.device.type for tensor in everything} == {"meta"}
         assert (layer.U.dtype, layer.basis.dtype) == (torch.float32, dtype)
@@ -352,9 +337,9 @@ def test_peft_gives_the_same_logits(model, config, tmp_path):
     base, plain = copy.deepcopy(model), logits(model)
     trained(model, config)
     if config == "curlora, repeated":
-        layer = next(layer for _, layer in adapter_layers(model))
+        layer = next(layer for _, layer in cl.adapter_layers(model))
         assert len(set(layer.rows.tolist())) < 16
-    export_to_peft(model, tmp_path)
+    cl.export_to_peft(model, tmp_path)
     served = PeftModel.from_pretrained(base, tmp_path).eval()
     off = (logits(served) - logits(model)).norm() / plain.norm()
     with served.disable_adapter():
@@ -369,33 +354,35 @@ def test_several_adapters_one_active(model):
     trained(model, "curlora", "two", seed=2)
     trained(model, "lora", "three", seed=3)
     three = logits(model)
-    assert adapter_names(model) == ["one", "two", "three"] and active_adapter(model) == "three"
-    set_adapter(model, "one")
+    assert (
+        cl.adapter_names(model) == ["one", "two", "three"] and cl.active_adapter(model) == "three"
+    )
+    cl.set_adapter(model, "one")
     assert torch.equal(logits(model), one)
-    assert count_trainable(model) == len(list(adapter_layers(model))) * 16
-    with disable_adapters(model):
-        assert torch.equal(logits(model), base) and active_adapter(model) is None
+    assert cl.count_trainable(model) == len(list(cl.adapter_layers(model))) * 16
+    with cl.disable_adapters(model):
+        assert torch.equal(logits(model), base) and cl.active_adapter(model) is None
     assert torch.equal(logits(model), one)
-    set_adapter(model, "three")
+    cl.set_adapter(model, "three")
     assert torch.equal(logits(model), three)
-    remove_adapters(model, "two")
-    assert torch.equal(logits(model), three) and adapter_names(model) == ["one", "three"]
-    remove_adapters(model, "three")
-    assert torch.equal(logits(model), base) and active_adapter(model) is None
-    set_adapter(model, "one")
+    cl.remove_adapters(model, "two")
+    assert torch.equal(logits(model), three) and cl.adapter_names(model) == ["one", "three"]
+    cl.remove_adapters(model, "three")
+    assert torch.equal(logits(model), base) and cl.active_adapter(model) is None
+    cl.set_adapter(model, "one")
     assert torch.equal(logits(model), one)
     with pytest.raises(ValueError, match="name: got 'two', expected one of one"):
-        set_adapter(model, "two")
+        cl.set_adapter(model, "two")
 
 
 def test_equal_indices_share_what_is_derived_from_the_weight(llama):
     trained(llama, "curlora", "one")
-    one = dict(adapter_layers(llama))
+    one = dict(cl.adapter_layers(llama))
     trained(llama, "curlora", "two")
-    two = dict(adapter_layers(llama))
+    two = dict(cl.adapter_layers(llama))
     assert all(two[n].basis is one[n].basis and two[n].U is not one[n].U for n in one)
-    add_adapters(llama, CURLoRAConfig(rank=4, seed=9), "three")
-    assert all(layer.basis is not one[n].basis for n, layer in adapter_layers(llama))
+    cl.add_adapters(llama, cl.CURLoRAConfig(rank=4, seed=9), "three")
+    assert all(layer.basis is not one[n].basis for n, layer in cl.adapter_layers(llama))
 
 
 def test_a_copy_is_its_own(llama):
@@ -405,8 +392,8 @@ def test_a_copy_is_its_own(llama):
     before = logits(twin)
     train(llama, seed=7)
     assert torch.equal(logits(twin), before) and not torch.equal(logits(llama), before)
-    set_adapter(twin, "one")
-    set_adapter(llama, "one")
+    cl.set_adapter(twin, "one")
+    cl.set_adapter(llama, "one")
     assert torch.equal(logits(twin), logits(llama))
 
 
@@ -415,10 +402,10 @@ def test_an_adapter_saved_by_name(llama, tmp_path):
     trained(llama, "curlora", "one", seed=1)
     one = logits(llama)
     trained(llama, "curlora", "two", seed=2)
-    save_adapter(llama, tmp_path, "one")
-    load_adapter(other, tmp_path, "again")
-    assert torch.equal(logits(other), one) and active_adapter(other) == "again"
+    cl.save_adapter(llama, tmp_path, "one")
+    cl.load_adapter(other, tmp_path, "again")
+    assert torch.equal(logits(other), one) and cl.active_adapter(other) == "again"
     with pytest.raises(ValueError, match="has an adapter 'again' already"):
-        load_adapter(other, tmp_path, "again")
+        cl.load_adapter(other, tmp_path, "again")
     with pytest.raises(ValueError, match="name: got 'five'; adapters on this model: one, two"):
-        save_adapter(llama, tmp_path, "five")
+        cl.save_adapter(llama, tmp_path, "five")

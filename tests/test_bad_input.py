@@ -26,11 +26,9 @@ from curlora_lite.replication import (
     __main__,
     corpus,
     fetch,
-    grids,
     hub,
     machine,
     models,
-    notebooks,
     profiles,
     records,
     sequence,
@@ -151,16 +149,6 @@ def test_notebook_parameters_and_grids(arguments):
     for spec in specs or ():
         assert RunSpec.from_dict(spec.to_dict()) == spec
         torch.Generator().manual_seed(sequence.HEAD_SEED + spec.seed)  # refuses too large ones
-
-
-@cases(20)
-@given(st.dictionaries(st.text(min_size=1, max_size=10), ODD, min_size=1, max_size=2))
-def test_unknown_notebook_parameters(parameters):
-    """Refused before anything runs; names that are known come from the source."""
-    unknown = {f"x{name}": value for name, value in parameters.items()}
-    folder = records.ROOT / "notebooks"
-    call = lambda: notebooks.execute("table1_mistral", unknown)  # noqa: E731
-    assert attempt("notebook parameter's name", call, folder=folder) is None
 
 
 OPTIONS = ["--profile", "--ranks", "--seeds", "--methods", "--protocol", "--precision"]
@@ -374,14 +362,6 @@ def test_a_mirrors_index_of_weights(tmp_path, text):
         assert (tmp_path / name).resolve().parent == tmp_path.resolve()
 
 
-@cases(15)
-@given(st.text(max_size=12) | st.sampled_from(["../..", "/", "\0", "a\nb", "é" * 300]))
-def test_names_of_mirrors(name):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub.os, "environ", {"CURLORA_MIRROR": f"/nowhere/{name}"})
-        assert attempt("mirror's name", hub.mirror, (fetch.FetchError,)) is None
-
-
 TEXTS = st.one_of(
     st.text(max_size=40),
     st.lists(st.sampled_from(["a", "film", "é", "𝔘𝔫", "\u202e", "news"]), max_size=90).map(
@@ -426,24 +406,3 @@ def test_texts_and_labels(rows, tokenizer, longest):
     assert losses is None or all(loss == loss for loss in losses)
     assert losses is None or not any(label is None for *_, label in rows)
     as_it_was()
-
-
-@cases(10)
-@given(st.floats(1e20, 1e38) | st.sampled_from([1e-3, 1e30]), st.integers(0, 99))
-def test_a_diverged_run_is_recorded_and_the_grid_goes_on(tmp_path, rate, seed):
-    """In every order of runs that diverge and runs that do not."""
-    with pytest.MonkeyPatch.context() as patch:
-        made = []
-
-        def run(spec, progress, checkpoint):
-            made.append(spec)
-            status = "diverged" if spec.learning_rate > 1 else "finished"
-            return records.RunRecord(spec.to_dict(), status=status)
-
-        patch.setattr(sequence, "run", run)
-        specs = [small(s) for s in profiles.grid("embedded", "table1", ranks=[2, 3, 4])]
-        specs[seed % 7] = dataclasses.replace(specs[seed % 7], learning_rate=rate)
-        folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        found = attempt("diverged run in a grid", lambda: grids.run_grid(specs, folder, workers=1))
-    assert len(made) == len(found) == 7
-    assert [r.status for r in found].count("diverged") == (rate > 1)

@@ -97,15 +97,21 @@ def test_a_half_precision_model_trains_an_fp32_head(llama, packed):
 
 
 class Letters:
+    """A token a letter. start: ids that every text begins with, as Mistral's tokenizer has one."""
+
     eos_token_id = 99
 
+    def __init__(self, *start):
+        self.start = start
+
     def __call__(self, text):
-        return {"input_ids": [ord(c) - 96 for c in text]}
+        return {"input_ids": [*self.start, *(ord(c) - 96 for c in text)]}
 
 
 def test_encode_joins_pairs_cuts_and_marks_missing_labels():
     rows = {"text": ["ab", "abc"], "pair": ["cd", None], "label": [1, None]}
     assert encode(rows, Letters(), 8).ids == [[1, 2, 3, 4], [1, 2, 3]]
+    assert encode(rows, Letters(50), 8).ids == [[50, 1, 2, 50, 3, 4], [50, 1, 2, 3]]
     cut = encode(rows, Letters(), 4, separator=True)
     assert cut.ids == [[1, 2, 99, 3], [1, 2, 3]]
     assert cut.labels.tolist() == [1, -1]
@@ -131,7 +137,7 @@ def test_rows_that_a_model_cannot_take(ids, label, message):
 
 
 def by_hand(model, head, trained, recipe):
-    """AdamW written out, rows read one by one; returns the losses, and trains in place."""
+    """AdamW written out, rows read one by one: losses and last rate. Trains in place."""
     parameters = [*trained, head.weight, head.bias]
     moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters]
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -159,7 +165,7 @@ def by_hand(model, head, trained, recipe):
                     below = (v.sqrt() + 1e-6) / correction
                 p.data -= lr * m / (1 - 0.9**k) / below
             losses.append(loss.item())
-    return losses
+    return losses, lr
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -178,7 +184,9 @@ def test_the_whole_loop_is_the_one_written_out(llama, config, recipe, packed):
     before = [p.clone() for p in found[0]]
     recipe = dataclasses.replace(recipe, packed=packed)
     trained = training.train_task(llama.base_model, heads[0], ENCODED, recipe, 0)
-    assert trained["losses"] == pytest.approx(by_hand(other, heads[1], found[1], recipe), rel=1e-4)
+    losses, last_rate = by_hand(other, heads[1], found[1], recipe)
+    assert trained["losses"] == pytest.approx(losses, rel=1e-4)
+    assert trained["last_rate"] == pytest.approx(last_rate)
     for ours, theirs in zip([*found[0], *heads[0].parameters()],
                             [*found[1], *heads[1].parameters()], strict=True):  # fmt: skip
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=2e-5)
@@ -190,10 +198,10 @@ def test_the_whole_loop_is_the_one_written_out(llama, config, recipe, packed):
 def test_a_frozen_models_features_are_kept_unless_dropout_draws_them_anew(gpt2, dropout):
     gpt2.requires_grad_(False)
     calls = []
-    gpt2.base_model.register_forward_hook(lambda *_: calls.append(1))
+    gpt2.base_model.register_forward_hook(lambda model, *_: calls.append(model.training))
     recipe = dataclasses.replace(PUBLISHED, dropout=dropout, epochs=3)
     training.train_task(gpt2.base_model, nn.Linear(32, 2), ENCODED, recipe, 0)
-    assert len(calls) == (9 if dropout else 3)
+    assert calls == ([True] * 9 if dropout else [False] * 3)
     assert not gpt2.base_model.training
 
 

@@ -1,7 +1,6 @@
 """That a run follows its protocol: each field seen at work through training, scoring and a run."""
 
 import dataclasses
-import math
 
 import pytest
 import torch
@@ -85,15 +84,6 @@ def test_scoring_reads_where_the_protocol_says(gpt2, readout, name):
             hidden = gpt2.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
         answers += head(hidden[:, -1]).argmax(1).tolist()
     assert stage["scores"][name]["answers"] == "".join(map(str, answers))
-
-
-@pytest.mark.parametrize("schedule", ["records", "steps"])
-def test_training_follows_the_protocols_schedule(gpt2, schedule):
-    """The rate of the last of four steps, by hand; `peak` 0.69 for MRPC with GPT-2 Large."""
-    spec = table2(protocol=dataclasses.replace(PUBLISHED, schedule=schedule))
-    by_hand = {"records": 0.69 * 3 / 4, "steps": 0.5 * (1 + math.cos(math.pi * 2 / 3))}
-    found = train(gpt2, torch.nn.Linear(32, 2), spec, epochs=2)["last_rate"]
-    assert found == pytest.approx(2.5e-4 * by_hand[schedule])
 
 
 @pytest.mark.parametrize("dropout", [True, False])
