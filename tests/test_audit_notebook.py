@@ -1,0 +1,88 @@
+"""The audit's sentences: the committed records bear them out, and others would not."""
+
+import io
+import json
+import linecache
+import subprocess
+import tarfile
+
+import nbformat
+import pytest
+
+from curlora_lite.replication import conclusions, notebooks, records
+
+BOOK = records.ROOT / "notebooks" / "audit.ipynb"
+FOLDERS = ("results/audit/runs", "results/smollm2/runs")
+
+
+@pytest.fixture
+def results(tmp_path):
+    """The committed records, whatever has been computed here since."""
+    archive = ["git", "-C", str(records.ROOT), "archive", "HEAD", *FOLDERS]
+    kept = subprocess.run(archive, capture_output=True)
+    if kept.returncode:
+        pytest.skip("not a git checkout: which records are the committed ones is not known")
+    with tarfile.open(fileobj=io.BytesIO(kept.stdout)) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "results"
+
+
+def said(monkeypatch, **parameters):
+    """What the notebook's sentences and assertions show, its cells run here with parameters."""
+    shown, scope = [], {}
+    monkeypatch.setattr(conclusions, "display", lambda text: shown.append(text.data))
+    for cell in nbformat.read(BOOK, 4).cells:
+        if cell.cell_type == "code":
+            # `holds` shows the source of the line that failed
+            linecache.cache[cell.id] = (0, None, cell.source.splitlines(), cell.id)
+            exec(compile(cell.source, cell.id, "exec"), scope)
+            scope |= parameters if "parameters" in cell.metadata.get("tags", []) else {}
+    return shown
+
+
+def contradicted(shown):
+    return [text for text in shown if conclusions.CONTRADICTED in text]
+
+
+def altered(results, change, **wanted):
+    """Change the record that a spec's `wanted` values name."""
+    for path in (results / "audit" / "runs").glob("*.json"):
+        record = json.loads(path.read_text())
+        values = record["spec"] | record["spec"]["protocol"]
+        if all(values[name] == value for name, value in wanted.items()):
+            change(record)
+            path.write_text(json.dumps(record))
+
+
+def test_the_committed_records_bear_every_sentence_out(results, tmp_path):
+    target = tmp_path / "audit.ipynb"
+    notebooks.execute("audit", {"results": str(results)}, BOOK, target)
+    outputs = [output for c in nbformat.read(target, 4).cells for output in c.get("outputs", [])]
+    text = json.dumps(outputs)
+    assert "CURLoRA-16 ends +0.0" in text  # the sentences are there
+    assert conclusions.CONTRADICTED not in text
+    for folder, names in (("tables", "head_only price claims"), ("figures", "head_only price")):
+        for name in names.split():
+            assert list((results / "audit" / folder).glob(f"{name}.*"))
+
+
+def test_a_record_that_contradicts_a_sentence_shows_beside_it(results, monkeypatch):
+    """One run of LoRA with its usual initialisation that ends ten times as perplexed."""
+
+    def worse(record):
+        record["perplexity"]["final"]["perplexity"] *= 10
+
+    altered(results, worse, method="lora", seed=2, lora_init="usual", shuffle=False)
+    shown = said(monkeypatch, results=results)
+    assert [text for text in contradicted(shown) if "saved.high < 0" in text]
+    assert not [text for text in contradicted(shown) if "gains[USUAL]" in text]  # accuracy stands
+
+
+@pytest.mark.parametrize("seeds", [[0, 1], [3]])
+def test_other_seeds_run_through_without_the_papers_data(results, monkeypatch, seeds):
+    """What they do not bear out is shown, and the notebook goes on to its end."""
+    shown = said(monkeypatch, results=results, seeds=seeds, real=False)
+    assert "the paper's data" not in "".join(shown).replace("At the paper's", "").lower()
+    assert contradicted(shown)  # two seeds show next to nothing
+    name = "-".join(map(str, seeds))
+    assert (results / "audit" / "selections" / f"seeds-{name}" / "tables" / "claims.md").exists()
