@@ -151,8 +151,7 @@ class Jobs:
             raise ValueError(f"EXECUTOR: Slurm refuses the jobs: {_last(str(error))}") from error
         self.submitted += made
         for spec, job in zip(specs, made, strict=True):
-            with fetch.aside(self.folder / f"{spec.key}.job") as part:
-                part.write_text(job.job_id)
+            fetch.write(self.folder / f"{spec.key}.job", job.job_id)
         return made
 
     def earlier(self, spec, states):

@@ -91,6 +91,12 @@ def aside(target):
             os.replace(part, target)
 
 
+def write(target, text):
+    """Write a text file: aside first, then moved there (see `aside`)."""
+    with aside(target) as part:
+        part.write_text(text)
+
+
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 

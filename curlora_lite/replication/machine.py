@@ -57,8 +57,7 @@ def _measured():
             torch.set_num_threads(threads)
         rows = "packed" if seconds["packed"] < seconds["padded"] else "padded"
         found = {"machine": here, "precision": precision, "rows": rows, "seconds": seconds}
-        with fetch.aside(kept) as part:
-            part.write_text(json.dumps(found, indent=1) + "\n")
+        fetch.write(kept, json.dumps(found, indent=1) + "\n")
     return found
 
 
@@ -79,16 +78,9 @@ def _product(dtype):
 
 def _step(way, dtype):
     """One forward and backward pass of two layers of SmolLM2's shapes with CURLoRA-16."""
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=2,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        pad_token_id=0,
-        attn_implementation="eager",
-    )
+    sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 64}
+    config = LlamaConfig(**sizes, pad_token_id=0, attn_implementation="eager")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModel.from_config(config).to(dtype).eval()

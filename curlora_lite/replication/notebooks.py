@@ -123,5 +123,4 @@ def one_page(paths, target):
     exporter.mathjax_url = ""
     exporter.require_js_url = ""
     page, _ = exporter.from_notebook_node(whole, {"metadata": {"name": "curlora_lite report"}})
-    with fetch.aside(target) as part:
-        part.write_text(page)
+    fetch.write(target, page)

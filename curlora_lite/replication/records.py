@@ -134,8 +134,7 @@ def workspace():
     if not path.exists():
         with fetch.alone(path):
             if not path.exists():
-                with fetch.aside(path) as part:
-                    part.write_text(uuid.uuid4().hex[:12])
+                fetch.write(path, uuid.uuid4().hex[:12])
     return path.read_text().strip()
 
 

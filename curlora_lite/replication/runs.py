@@ -1,4 +1,38 @@
-"""All records of a profile as one tidy table: where tables, figures and notebooks start from."""
+"""All records of a profile as one tidy table: where tables, figures and notebooks start from.
+
+Its columns. Of the run:
+
+- `run`: name of the record's file in runs/, without .json
+- `profile`: its name: sizes and rates (see `profiles`)
+- `table`: table1 or table2
+- `model`: smollm2-135m, …
+- `method`: head-only, lora, curlora, …
+- `rank`: of the adapter; missing for head-only
+- `label`: method and rank, as tables show them
+- `seed`: of head, adapter, dropout and, where shuffled, the order of rows
+- `protocol`: published, corrected, or the nearer of the two and what differs
+- `learning_rate`: nominal
+- `precision`: of the frozen weights: fp32, tf32 or bf16
+- `source`: of the data: embedded or paper
+- `status`: finished, diverged or out of memory
+- `parameters`: trained in the adapter
+- `seconds`: of the whole run
+- `device`: processor or GPU
+- `commit`: of the code that computed the run
+- `version`: of the numbers (`sequence.VERSION`)
+
+Of the number:
+
+- `stage`: how many tasks had been trained: 0 to 3
+- `task`: mrpc, sst2, sentiment140, what else was scored beside them, or text
+- `measure`: accuracy (share of rows), perplexity, norm (mean of ||update|| / ||W||), loss (nats,
+  mean over the task's last epoch) or rate (the last step's learning rate)
+- `value`: the number
+- `n`: rows or tokens that it is of; projections, for a norm
+- `majority`: of an accuracy: share of the most frequent class
+- `answered`: of an accuracy: share of the most frequent answer
+- `answers`: of an accuracy: the class answered to each row, a digit a row; missing in old ones
+"""
 
 import numpy as np
 import pandas as pd
@@ -8,41 +42,14 @@ from . import fetch, records
 from .protocol import Protocol
 from .specs import RunSpec, method_label
 
-# Columns of `frame`, in order. The first lines say which run, the last which number of it.
-COLUMNS = {
-    "run": "name of the record's file in runs/, without .json",
-    "profile": "its name: sizes and rates (see `profiles`)",
-    "table": "table1 or table2",
-    "model": "smollm2-135m, …",
-    "method": "head-only, lora, curlora, …",
-    "rank": "of the adapter; missing for head-only",
-    "label": "method and rank, as tables show them",
-    "seed": "of head, adapter, dropout and, where shuffled, the order of rows",
-    "protocol": "published, corrected, or the nearer of the two and what differs",
-    "learning_rate": "nominal",
-    "precision": "of the frozen weights: fp32, tf32 or bf16",
-    "source": "of the data: embedded or paper",
-    "status": "finished, diverged or out of memory",
-    "parameters": "trained in the adapter",
-    "seconds": "of the whole run",
-    "device": "processor or GPU",
-    "commit": "of the code that computed the run",
-    "version": "of the numbers (`sequence.VERSION`)",
-    "stage": "how many tasks had been trained: 0 to 3",
-    "task": "mrpc, sst2, sentiment140, what else was scored beside them, or text",
-    "measure": "accuracy (share of rows), perplexity, norm (mean of ||update|| / ||W||), loss "
-    "(nats, mean over the task's last epoch) or rate (the last step's learning rate)",
-    "value": "the number",
-    "n": "rows or tokens that it is of; projections, for a norm",
-    "majority": "of an accuracy: share of the most frequent class",
-    "answered": "of an accuracy: share of the most frequent answer",
-    "answers": "of an accuracy: the class answered to each row, a digit a row; missing in old ones",
-}
+RUN = "run profile table model method rank label seed protocol learning_rate precision source "
+RUN = (RUN + "status parameters seconds device commit version").split()  # the same in a whole run
+COLUMNS = (*RUN, "stage", "task", "measure", "value", "n", "majority", "answered", "answers")
 BALANCED = "sentiment140, balanced"  # scored beside rows that are all negative
 
 
 def frame(profile, results=None):
-    """Every number of a profile's records: a row per run, stage and score (see `COLUMNS`).
+    """Every number of a profile's records: a row per run, stage and score (columns: see above).
 
     results: the folder of all results, if not the checkout's. An empty frame where there are none;
     ValueError for a file that is no whole record.
@@ -60,7 +67,7 @@ def tidy(found):
     """The frame of records by name."""
     rows = [run | row for name, record in found.items() for run in [_run(name, record)]
             for row in _numbers(record)]  # fmt: skip
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"rank": "Int64", "n": "Int64"})
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"rank": "Int64", "n": "Int64"})
 
 
 def _run(name, record):
@@ -106,8 +113,6 @@ def _numbers(record):
 def _row(stage, task, measure, value, n):
     return {"stage": stage, "task": task, "measure": measure, "value": value, "n": n}
 
-
-RUN = list(COLUMNS)[: list(COLUMNS).index("stage")]  # the columns that are the same in a whole run
 
 MEASURES = ["just_learned", "acc", "forgetting", "bwt", "before", "after", "norm"]
 

@@ -156,20 +156,12 @@ def _packed(spec):
 
 def recipe(spec, task):
     """How a spec and its protocol train one task, as a `training.Recipe`."""
-    protocol = spec.protocol
+    same = ("schedule", "shuffle", "optimiser", "dropout")
     return training.Recipe(
-        learning_rate=spec.learning_rate,
-        epochs=task.epochs,
-        batch=spec.batch,
-        seed=spec.seed,
-        schedule=protocol.schedule,
-        peak=task.peak,
-        shuffle=protocol.shuffle,
-        optimiser=protocol.optimiser,
-        dropout=protocol.dropout,
-        checkpointing=spec.checkpointing,
-        last_position=_reads_padding(spec),
-        packed=_packed(spec),
+        **{name: getattr(spec.protocol, name) for name in same},
+        **{name: getattr(spec, name) for name in ("learning_rate", "batch", "seed")},
+        **{"epochs": task.epochs, "peak": task.peak, "checkpointing": spec.checkpointing},
+        **{"last_position": _reads_padding(spec), "packed": _packed(spec)},
     )
 
 

@@ -185,6 +185,5 @@ def save(profile, found, folder=TOLERANCES.parent / "tables"):
     note = f"Computed {here['date']} at commit {here['commit']} on {here['device']}; {versions}."
     text = f"{found.to_markdown(index=False)}\n\n{note}\n"
     for suffix, content in ((".md", text), (".csv", found.to_csv(index=False))):
-        with fetch.aside(folder / f"verify_{profile.replace('-', '_')}{suffix}") as part:
-            part.write_text(content)
+        fetch.write(folder / f"verify_{profile.replace('-', '_')}{suffix}", content)
     return text
