@@ -18,7 +18,6 @@ import pandas as pd
 from . import fetch, grids, machine, profiles, records
 from .specs import RunSpec
 
-CORE_SECONDS = 270  # what a choice by default may take: some three minutes on two cores
 TOLERANCES = records.ROOT / "results" / "reliability" / "tolerances.json"
 # what a number of a record is, by the name of what it is in; all others have to come out exactly
 KINDS = {"accuracy": "accuracy", "answers": "answers", "losses": "loss", "norms": "norm"}
@@ -37,8 +36,8 @@ def chosen(profile, keys=None, share=None, results=None):
     """Records of a profile to be computed again, the file's name -> RunRecord.
 
     keys: names of records, without `.json`. share: above 0, at most 1: that share of all, the same
-    ones each time. Neither: the quickest of each method on each model, then others, as far as time
-    allows. ValueError for a key that is not there, or a profile without records.
+    ones each time. Neither: the quickest of each method on each model. ValueError for a key that is
+    not there, or a profile without records.
     """
     profiles.profile_named(profile)
     folder = records.runs_folder(profile, results)
@@ -56,15 +55,10 @@ def chosen(profile, keys=None, share=None, results=None):
             raise ValueError(f"SHARE: got {share}, expected a number above 0, at most 1")
         order = sorted(found, key=lambda key: hashlib.sha256(key.encode()).digest())
         return {key: found[key] for key in order[: math.ceil(share * len(found))]}
-    order = sorted(found, key=lambda key: found[key].seconds)
-    cells = {key: (run.spec["model"]["name"], run.spec["method"]) for key, run in found.items()}
-    first = {cells[key]: key for key in reversed(order)}  # the quickest of each
-    taken, seconds = {}, 0.0
-    for key in dict.fromkeys([*reversed(first.values()), *order]):
-        if not taken or seconds + found[key].seconds <= CORE_SECONDS:
-            taken[key] = found[key]
-            seconds += found[key].seconds
-    return taken
+    quickest = {}
+    for key in sorted(found, key=lambda key: found[key].seconds):
+        quickest.setdefault((found[key].spec["model"]["name"], found[key].spec["method"]), key)
+    return {key: found[key] for key in quickest.values()}
 
 
 def verify(kept):
