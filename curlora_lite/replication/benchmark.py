@@ -7,7 +7,7 @@ is its time over that of another within the same round. `notebooks/benchmark.ipy
 import itertools
 import random
 import time
-from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 
 import pandas as pd
@@ -21,7 +21,6 @@ from . import contenders, fetch, machine, notebooks, pages, records
 
 RANKS, QUICK_RANKS = (8, 16, 24), (16,)
 PRECISIONS = ("fp32", "bf16")
-PASSES = {"training": 1.0, "forward": 0.5}  # and the share of a subject's seconds that each gets
 BLOCK = 0.1  # seconds that a contender is timed for in a round, or one step if that takes longer
 ROUNDS, QUICK_ROUNDS = (5, 200), (1, 1)  # at least, at most; between them, while there is time
 CONFIDENCE = 0.9  # of an interval on both sides: so a verdict is wrong in one of twenty at most
@@ -31,11 +30,11 @@ TARGETS = {  # our training step takes at most so many times that of another, on
     "dense": (0.5, ["Mistral q_proj"]),
 }
 # A row of the CSV is one time. rank: the contender's own. tokens: of a step. trained: numbers.
-# kept_bytes: see `kept_bytes`; peak_bytes: see `Case`. seconds: of a step, median of a block.
+# kept_bytes: see the function. seconds: of a step, median of a block.
 COLUMNS = (
     "subject", "device", "precision", "tokens", "contender", "rank", "trained", "kept_bytes",
-    "peak_bytes", "pass", "round", "seconds", "date", "commit", "processor", "threads", "torch",
-    "transformers", "peft",
+    "pass", "round", "seconds", "date", "commit", "processor", "threads", "torch", "transformers",
+    "peft",
 )  # fmt: skip
 CELL = ["subject", "device", "precision", "pass"]
 
@@ -45,87 +44,50 @@ def measure(chosen, quick=False):
 
     chosen: the subjects. quick: one round at one rank.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(machine.cores())
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
-    try:
-        cells = list(itertools.product(devices, chosen, PRECISIONS))
-        rows = [row for cell in tqdm(cells) for row in _measured(*cell, quick)]
-        return pd.DataFrame(rows, columns=COLUMNS).astype({"rank": "Int64", "peak_bytes": "Int64"})
-    finally:
-        torch.set_num_threads(threads)
+    cells = list(itertools.product(devices, chosen, PRECISIONS))
+    rows = [row for cell in tqdm(cells) for row in _measured(*cell, quick)]
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"rank": "Int64"})
 
 
 def _measured(device, subject, precision, quick):
-    model, cases, found = subject.build(precision, device), {}, []
-    ranks = QUICK_RANKS if quick else RANKS
-    for contender, rank in contenders.plan(model, subject.targets, ranks):
+    model, steps, rows = subject.build(precision, device), {}, {}
+    for key in contenders.plan(model, subject.targets, QUICK_RANKS if quick else RANKS):
+        contender, rank = key
         made = contenders.build(contender, model, subject.targets, rank)
-        cases[contender, rank] = Case(made, subject, precision, device)
+        steps[key], sizes = case(made, subject, precision, device)
+        rows[key] = sizes | {"contender": contender, "rank": rank, "pass": "training"}
     of_all = {"subject": subject.name, "precision": precision, **_origin(device)}
-    for which, share in PASSES.items():
-        steps = {key: getattr(case, which) for key, case in cases.items()}
-        times = rounds(steps, share * subject.seconds, QUICK_ROUNDS if quick else ROUNDS)
-        for (contender, rank), seconds in times.items():
-            row = {**of_all, "contender": contender, "rank": rank, "pass": which}
-            row |= cases[contender, rank].sizes
-            found += [{**row, "round": i, "seconds": s} for i, s in enumerate(seconds)]
-    return found
+    times = rounds(steps, subject.seconds, QUICK_ROUNDS if quick else ROUNDS)
+    return [of_all | rows[key] | {"round": i, "seconds": s}
+            for key, seconds in times.items() for i, s in enumerate(seconds)]  # fmt: skip
 
 
 def _origin(device):
-    commit, dirty = records.commit().values()
-    return {
-        "device": device,
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "commit": f"{str(commit)[:10]}{' and changes' if dirty else ''}",
-        "processor": torch.cuda.get_device_name() if device == "cuda" else machine.cpu_name(),
-        "threads": torch.get_num_threads(),
-        **{name: metadata.version(name) for name in ("torch", "transformers", "peft")},
-    }
+    made = records.provenance(device, rows=None)
+    commit = f"{str(made['commit'])[:10]}{' and changes' if made['dirty'] else ''}"
+    versions = {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
+    origin = {"date": made["date"], "processor": made["device"], "threads": machine.cores()}
+    return {"device": device, "commit": commit, **origin, **versions}
 
 
-class Case:
-    """A contender on a subject with its inputs: the steps that are timed, the memory they hold.
+def case(model, subject, precision, device):
+    """A contender on a subject with its inputs: the step to time, and its sizes for a row.
 
-    sizes: `peak_bytes` among them: what a training step takes at its peak on a GPU, weights left
-    out; None on a CPU.
+    The step is one forward and backward pass; gradients of x and of all that is trained.
     """
-
-    def __init__(self, model, subject, precision, device):
-        self.model, self.call = model, subject.call
-        generator = torch.Generator().manual_seed(0)
-        to = (device, machine.DTYPES[precision])
-        rows, tokens = subject.tokens[device]
-        x = torch.randn(rows, tokens, subject.width, generator=generator).to(*to)
-        self.x = x.requires_grad_(True)  # as if there were something to train below
-        self.wanted = [self.x, *contenders.trained(model)]
-        out = self.forward()
-        self.upstream = torch.randn(out.shape, generator=generator).to(*to) if out.dim() else None
-        self.sizes = {
-            "tokens": rows * tokens,
-            "trained": sum(p.numel() for p in self.wanted[1:]),
-            "kept_bytes": kept_bytes(
-                lambda: self.call(model, self.x), [*model.parameters(), *model.buffers()]
-            ),
-            "peak_bytes": self._peak_bytes() if device == "cuda" else None,
-        }
-
-    def forward(self):
-        """One forward pass without autograd."""
-        with torch.no_grad():
-            return self.call(self.model, self.x)
-
-    def training(self):
-        """One forward and backward pass; gradients of x and of all that is trained."""
-        return torch.autograd.grad(self.call(self.model, self.x), self.wanted, self.upstream)
-
-    def _peak_bytes(self):
-        self.training()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        self.training()
-        return torch.cuda.max_memory_allocated() - before
+    generator = torch.Generator().manual_seed(0)
+    to = (device, machine.DTYPES[precision])
+    rows, tokens = subject.tokens[device]
+    x = torch.randn(rows, tokens, subject.width, generator=generator).to(*to)
+    x.requires_grad_(True)  # as if there were something to train below
+    trained, frozen = contenders.trained(model), [*model.parameters(), *model.buffers()]
+    forward = partial(subject.call, model, x)
+    shape = forward().shape  # of a loss: ()
+    upstream = torch.randn(shape, generator=generator).to(*to) if shape else None
+    sizes = {"tokens": rows * tokens, "trained": sum(p.numel() for p in trained)}
+    sizes["kept_bytes"] = kept_bytes(forward, frozen)
+    return lambda: torch.autograd.grad(forward(), [x, *trained], upstream), sizes
 
 
 def kept_bytes(forward, frozen):
@@ -151,19 +113,16 @@ def rounds(steps, seconds, least_most):
 
     steps: name -> function. least_most: of the number of rounds.
     """
-    timers = {
-        name: Timer("step()", globals={"step": step}, num_threads=machine.cores())
-        for name, step in steps.items()
-    }
-    times = {name: [] for name in timers}
-    order, shuffle = list(timers), random.Random(0).shuffle
+    times = {name: [] for name in steps}
+    order, shuffle = list(steps), random.Random(0).shuffle
     start = time.perf_counter()
     for done in range(least_most[1]):
         if done >= least_most[0] and time.perf_counter() - start >= seconds:
             break
         shuffle(order)
         for name in order:  # the step that finds how many fit is each one's warm-up
-            times[name].append(timers[name].blocked_autorange(min_run_time=BLOCK).median)
+            timer = Timer("step()", globals={"step": steps[name]}, num_threads=machine.cores())
+            times[name].append(timer.blocked_autorange(min_run_time=BLOCK).median)
     return times
 
 
@@ -221,7 +180,7 @@ def load(where):
     """What `save` wrote; ValueError, naming the file, if there is none or another's columns."""
     path = where / "benchmarks.csv"
     try:
-        return pd.read_csv(path, dtype={"rank": "Int64", "peak_bytes": "Int64"})[list(COLUMNS)]
+        return pd.read_csv(path, dtype={"rank": "Int64"})[list(COLUMNS)]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: no whole benchmark ({error}); run `make bench`") from error
 

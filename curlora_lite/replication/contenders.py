@@ -7,12 +7,11 @@ models in their true shapes. Shapes as in `layers`.
 
 import copy
 import itertools
-from dataclasses import dataclass
+from collections import namedtuple
 from functools import partial
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel
 from transformers.pytorch_utils import Conv1D
 
@@ -21,40 +20,31 @@ from ..configs import CURLoRAConfig
 from . import machine, models
 
 
-class ProductCURLoRA(nn.Module):
-    """A `CURLoRALinear`'s base and update, the update by products with C, U and R, no gather.
+def _dense(layer, x):
+    """y = x W + alpha x (C U R), with a matrix as large as W formed in every forward pass.
 
-    dense: y = x W + alpha x (C U R), a matrix as large as W formed in every forward pass and
-    multiplied by x, as the author's code does. Else y = x W + alpha ((x R^T) U^T) C^T (Conv1D:
-    ((x C) U) R), three thin products. Source: Eq. 8.
+    So the author's code does it. Source: Eq. 8.
     """
-
-    def __init__(self, layer, dense):
-        super().__init__()
-        self.base, self.U, self.alpha = layer.base, layer.U, layer.alpha
-        self.transposed, self.dense = layer.transposed, dense
-        self.register_buffer("C", layer.C.clone())  # (a, r) of the stored W (a, b)
-        self.register_buffer("R", layer.R.clone())  # (r, b)
-
-    def forward(self, x):
-        if self.dense:
-            update = self.C @ self.U.to(self.C.dtype) @ self.R  # (a, b)
-            return self.base(x) + self.alpha * F.linear(x, update if self.transposed else update.T)
-        factors = (self.C, self.U, self.R)
-        first, middle, last = (m.T for m in factors[::-1]) if self.transposed else factors
-        z = (x @ first).to(self.U.dtype) @ middle  # (B..., r)
-        return self.base(x) + self.alpha * (z.to(x.dtype) @ last)
+    middle = layer.U.T if layer.transposed else layer.U
+    update = layer.first @ middle.to(x.dtype) @ layer.last  # (in, out)
+    return layer.base(x) + layer.alpha * (x @ update)
 
 
-def _curlora(model, targets, rank):
+def _factored(layer, x):
+    """y = x W + alpha ((x R^T) U^T) C^T (Conv1D: ((x C) U) R), three thin products."""
+    middle = layer.U.T if layer.transposed else layer.U
+    z = (x @ layer.first).to(middle.dtype) @ middle  # (B..., r)
+    return layer.base(x) + layer.alpha * (z.to(x.dtype) @ layer.last)
+
+
+def _curlora(model, targets, rank, forward=None):
+    """Ours, or the same function of x by another `forward`, over copies of C and R: no gather."""
     add_adapters(model, CURLoRAConfig(rank=rank, target_modules=targets))
-    return model
-
-
-def _products(model, targets, rank, dense):
-    for name, layer in list(adapter_layers(_curlora(model, targets, rank))):
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, ProductCURLoRA(layer, dense))
+    for _, layer in adapter_layers(model) if forward else ():
+        first, last = (layer.R.T, layer.C.T) if layer.transposed else (layer.C, layer.R)
+        layer.register_buffer("first", first.clone())  # (in, r)
+        layer.register_buffer("last", last.clone())  # (r, out)
+        layer.forward = partial(forward, layer)
     return model
 
 
@@ -70,8 +60,8 @@ def _peft(model, targets, rank, kind, **options):
 BUILD = {  # name -> (model, targets, rank) -> model
     "frozen": lambda model, *_: model.requires_grad_(False),  # gradients still flow to its inputs
     "CURLoRA": _curlora,
-    "factored": lambda *given: _products(*given, dense=False),
-    "dense": lambda *given: _products(*given, dense=True),
+    "factored": partial(_curlora, forward=_factored),
+    "dense": partial(_curlora, forward=_dense),
     "PEFT LoRA": lambda *given: _peft(*given, "LoraConfig", lora_alpha=given[-1]),
     "PEFT VeRA": lambda *given: _peft(*given, "VeraConfig"),
 }
@@ -109,22 +99,11 @@ def trained(model):
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What the contenders are put on.
-
-    build: (precision, device) -> frozen model; call: (model, x) -> a loss, or an output that gets
-    random gradients. targets: names of its projections; width: of its inputs. tokens: device ->
-    (rows, tokens of each). seconds: that timing takes in training at each precision.
-    """
-
-    name: str
-    build: object
-    call: object
-    targets: tuple
-    width: int
-    tokens: dict
-    seconds: float
+# What the contenders are put on. build: (precision, device) -> frozen model; call: (model, x) -> a
+# loss, or an output that gets random gradients. targets: names of its projections; width: of its
+# inputs. tokens: device -> (rows, tokens of each). seconds: that timing takes in training at each
+# precision.
+Subject = namedtuple("Subject", "name build call targets width tokens seconds")
 
 
 def projection(precision, device, width=4096):
@@ -138,9 +117,9 @@ def projection(precision, device, width=4096):
 def block(name, precision, device, **changes):
     """One block of a model in `models.REAL_CONFIGS`, with the norm that ends it; random weights."""
     kind, sizes, _ = models.REAL_CONFIGS[name]
-    depth = "n_layer" if "n_layer" in sizes else "num_hidden_layers"
     special = {"bos_token_id": 0, "eos_token_id": 0, "vocab_size": 8}  # embeddings are not used
-    config = AutoConfig.for_model(kind, **{**sizes, depth: 1, **special, **changes})
+    config = AutoConfig.for_model(kind, **sizes | special | changes)
+    config.num_hidden_layers = 1
     torch.manual_seed(0)
     attention = "eager" if device == "cpu" else "sdpa"  # as in models.load
     model = AutoModel.from_config(config, attn_implementation=attention)
@@ -162,26 +141,14 @@ def next_token_loss(model, x):
     return model(inputs_embeds=x, labels=labels % model.config.vocab_size, use_cache=False).loss
 
 
-def whole(precision, device):
-    """SmolLM2-135M."""
-    return models.load("smollm2-135m", precision, device).model
-
-
+QKV = ("q_proj", "k_proj", "v_proj")
 SUBJECTS = (
-    Subject(
-        "SmolLM2-135M", whole, next_token_loss, ("q_proj", "k_proj", "v_proj"),
-        576, {"cpu": (4, 64), "cuda": (16, 128)}, 100.0,
-    ),
-    Subject(
-        "Mistral q_proj", projection, lambda model, x: model(x), ("q_proj",),
-        4096, {"cpu": (4, 64), "cuda": (16, 512)}, 20.0,
-    ),
-    Subject(
-        "Mistral block", partial(block, "Mistral-7B-v0.3"), last_hidden_state,
-        ("q_proj", "k_proj", "v_proj"), 4096, {"cpu": (2, 32), "cuda": (8, 256)}, 45.0,
-    ),
-    Subject(
-        "GPT-2 Large block", partial(block, "GPT-2 Large"), last_hidden_state,
-        ("c_attn",), 1280, {"cpu": (4, 64), "cuda": (16, 256)}, 20.0,
-    ),
+    Subject("SmolLM2-135M", lambda *how: models.load("smollm2-135m", *how).model, next_token_loss,
+            QKV, 576, {"cpu": (4, 64), "cuda": (16, 128)}, 100.0),
+    Subject("Mistral q_proj", projection, lambda model, x: model(x), ("q_proj",), 4096,
+            {"cpu": (4, 64), "cuda": (16, 512)}, 20.0),
+    Subject("Mistral block", partial(block, "Mistral-7B-v0.3"), last_hidden_state, QKV, 4096,
+            {"cpu": (2, 32), "cuda": (8, 256)}, 45.0),
+    Subject("GPT-2 Large block", partial(block, "GPT-2 Large"), last_hidden_state, ("c_attn",),
+            1280, {"cpu": (4, 64), "cuda": (16, 256)}, 20.0),
 )  # fmt: skip

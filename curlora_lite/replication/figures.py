@@ -26,8 +26,7 @@ DOTTED = {"color": "black", "linewidth": 0.9, "linestyle": (0, (1, 2))}
 
 def save(figure, stem):
     """Write `<stem>.png` (200 dpi) and `<stem>.pdf`; returns the figure."""
-    kinds = {".png": {"dpi": 200}, ".pdf": {"metadata": {"CreationDate": None}}}
-    for suffix, options in kinds.items():
+    for suffix, options in ((".png", {"dpi": 200}), (".pdf", {"metadata": {"CreationDate": None}})):
         with fetch.aside(Path(f"{stem}{suffix}")) as part:
             figure.savefig(part, bbox_inches="tight", **options)
     return figure
@@ -59,11 +58,12 @@ def accuracy(frame, table):
     rows, cells = _finished(frame, table)
     figure, axes = new(len(TASKS), width=9.4, height=3.3)
     for j, (ax, task) in enumerate(zip(axes, TASKS, strict=True), 1):
-        width = 0.5 * (len(TASKS) - j + 1) / len(TASKS)  # of the whole bundle of lines
-        for k, (style, cell) in enumerate(cells):
+        half = 0.25 * (len(TASKS) - j + 1) / len(TASKS)  # of the width of the bundle of lines
+        shifts = np.linspace(-half, half, len(cells))
+        for shift, (style, cell) in zip(shifts, cells, strict=True):
             scored = cell[(cell.measure == "accuracy") & (cell.task == task)]
-            _draw(ax, scored, style, width * (k / max(1, len(cells) - 1) - 0.5), wilson=True)
-        first = rows[(rows.task == task) & (rows.measure == "accuracy")].iloc[0]
+            _draw(ax, scored, style, shift, wilson=True)
+        first = scored.iloc[0]
         ax.axhline(first.majority, label="majority class", **DOTTED)
         ax.set_title(f"{task_label(task, first.source)} (n = {first.n:,})", fontsize=10)
         ax.set_ylim(0, 1.02)
@@ -76,9 +76,8 @@ def perplexity(frame, table):
     """Perplexity after the three tasks over perplexity before, a point a method and rank."""
     rows, cells = _finished(frame, table)
     figure, (ax,) = new(width=4.6)
-    ratios = runs.summary(rows)
-    for k, (style, _) in enumerate(cells):
-        found = ratios[ratios.label == style["label"]].ratio
+    for k, (style, cell) in enumerate(cells):
+        found = runs.summary(cell).ratio
         _draw(ax, pd.DataFrame({"stage": k, "value": found, "n": 0}), style)
         ax.annotate(number(found.mean()), (k, found.mean()), (0, 6), ha="center",
                     textcoords="offset points", fontsize=7)  # fmt: skip
@@ -114,16 +113,13 @@ def _finished(frame, table):
     rows = rows[rows.status == "finished"]
     if rows.empty:
         raise ValueError(f"frame: no run of {table} finished, expected at least one to draw")
-    ranks = sorted(rows["rank"].dropna().unique())
-    return rows, [(_style(cell.iloc[0], ranks), cell) for _, cell in by_method(rows)]
-
-
-def _style(first, ranks):
-    style = {**STYLES[first.method], "label": first.label}
-    if first.method == "head-only":
-        return style
-    place = ranks.index(first["rank"])
-    return style | {"linestyle": LINES[place % 4], "fillstyle": FILLS[place % 4]}
+    ranks, cells = sorted(rows["rank"].dropna().unique()), []
+    for label, cell in by_method(rows):
+        method, rank = cell.method.iloc[0], cell["rank"].iloc[0]
+        place = ranks.index(rank) % 4 if method != "head-only" else None
+        look = {} if place is None else {"linestyle": LINES[place], "fillstyle": FILLS[place]}
+        cells.append((STYLES[method] | look | {"label": label}, cell))
+    return rows, cells
 
 
 def _draw(ax, rows, style, shift=0.0, wilson=False):
@@ -132,15 +128,14 @@ def _draw(ax, rows, style, shift=0.0, wilson=False):
     shift: moves the line sideways, so that equal values do not hide each other. wilson: a single
     run has the bars of an accuracy.
     """
-    points = rows.groupby("stage").agg(
-        middle=("value", "mean"), sd=("value", "std"), n=("n", "first")
-    )
-    spread = [points.sd.fillna(0)] * 2
-    if wilson and points.sd.isna().all():
-        found = [metrics.wilson_interval(p.middle, p.n) for p in points.itertuples()]
+    stages = rows.groupby("stage")
+    middle, sd = stages.value.mean(), stages.value.std()
+    spread = [sd.fillna(0)] * 2
+    if wilson and sd.isna().all():
+        found = [metrics.wilson_interval(*p) for p in zip(middle, stages.n.first(), strict=True)]
         spread = [[i.mean - i.low for i in found], [i.high - i.mean for i in found]]
     bars = {"yerr": spread, "capsize": 2, "elinewidth": 0.7} if np.any(spread) else {}
-    ax.errorbar(points.index + shift, points.middle, markersize=5, linewidth=1.3, **bars, **style)
+    ax.errorbar(middle.index + shift, middle, markersize=5, linewidth=1.3, **bars, **style)
 
 
 def _stages(ax, first, source):
@@ -152,11 +147,9 @@ def _stages(ax, first, source):
 
 def _finish(figure, rows, legend=None):
     """Whose figure it is, so that it can stand alone; a legend of what a panel holds."""
-    seeds = sorted(rows.seed.unique().tolist())
+    first, seeds = rows.iloc[0], sorted(rows.seed.unique())
     said = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    first = rows.iloc[0]
     figure.suptitle(f"{MODELS[first.model]}, {first.profile} profile, {said}", fontsize=9)
     if legend:
-        entries = legend.get_legend_handles_labels()
-        figure.legend(*entries, loc="outside right center", fontsize=8)
+        figure.legend(*legend.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure

@@ -27,13 +27,10 @@ BESIDE = {
 PUBLISHED = "↳ published"
 CONSTANT = 0.95  # from this share of one answer on, a score is marked as a constant answer's
 CLOSE = 0.005  # published scores have two decimals
+SCORES = ("accuracy", "perplexity")
 SHARED = ("profile", "model", "protocol", "learning_rate", "precision", "source")
-MEASURES = {
-    "ACC": "acc",
-    "Just learned": "just_learned",
-    "Forgetting": "forgetting",
-    "Perplexity ratio": "ratio",
-}
+MEASURES = {"ACC": "acc", "Just learned": "just_learned", "Forgetting": "forgetting",
+            "Perplexity ratio": "ratio"}  # fmt: skip
 SUMMARY_NOTE = (
     "ACC: accuracy of all tasks at the end. Just learned: of each right after its own stage. "
     "Forgetting: best earlier less last, over the earlier tasks. Means over tasks, Sentiment140 by "
@@ -53,18 +50,15 @@ def one_grid(frame, table):
     for column in SHARED:
         found = rows[column].unique().tolist()
         if len(found) > 1:
-            raise ValueError(
-                f"frame: {column} is {found[0]!r} in one run and {found[1]!r} in another, expected "
-                f"one; choose: frame[frame.{column} == {found[0]!r}]"
-            )
+            said = f"frame: {column} is {found[0]!r} in one run and {found[1]!r} in another"
+            raise ValueError(f"{said}; choose one: frame[frame.{column} == {found[0]!r}]")
     each = rows.drop_duplicates("run")
     twice = each[each.duplicated(["label", "seed"])]
-    scored = rows[rows.measure.isin(["accuracy", "perplexity"])]
-    if len(twice) or (scored.groupby(["task", "stage"]).n.nunique() > 1).any():
-        raise ValueError(
-            f"frame: runs of several sizes, such as {(each if twice.empty else twice).run.iloc[-1]}"
-            "; expected one a method, rank and seed: take a grid's own with runs.of_grid"
-        )
+    counts = rows[rows.measure.isin(SCORES)].groupby(["task", "stage"]).n.nunique()
+    if len(twice) or (counts > 1).any():
+        run = (each if twice.empty else twice).run.iloc[-1]
+        said = f"frame: runs of several sizes, such as {run}; expected one a method, rank and seed"
+        raise ValueError(f"{said}: take a grid's own with runs.of_grid")
     return rows
 
 
@@ -84,19 +78,17 @@ def results(frame, table):
     rows = one_grid(frame, table)
     source, done, lines = rows.source.iloc[0], rows[rows.status == "finished"], []
     for place, (task, stage) in enumerate(paper.ROWS):
-        label = "Perplexity before" if stage == 0 else "Perplexity after"
+        label = "Perplexity after" if stage else "Perplexity before"
         if task:
             after = tuple(TASKS)[stage - 1]
             label = f"{task_label(task, source)} after {task_label(after, source)}"
-        lines.append({"": label} | _line(rows, done, task or "text", stage))
-        published = _published(rows, table, place)
-        lines += [{"": PUBLISHED} | published] if published else []
-        for beside, label in BESIDE.items():
-            if task == "sentiment140" and (done.task == beside).any():
-                lines.append({"": label} | _line(rows, done, beside, stage))
+        lines.append(_line(label, rows, done, task or "text", stage))
+        lines += _published(rows, table, place)
+        if task == "sentiment140":
+            there = (beside for beside in BESIDE if (done.task == beside).any())
+            lines += [_line(BESIDE[beside], rows, done, beside, stage) for beside in there]
     if len(done) < len(rows):
-        counts = {label: _finished(cell) for label, cell in by_method(rows)}
-        lines.append({"": "Runs finished"} | counts)
+        lines.append({"": "Runs finished", **{name: _finished(c) for name, c in by_method(rows)}})
     return pd.DataFrame(lines).set_index("").rename_axis(None).fillna("")
 
 
@@ -105,17 +97,16 @@ def task_label(task, source):
     return TASKS[task] + ("" if source == "paper" else "*")
 
 
-def _line(rows, done, task, stage):
-    """Column -> text, of one task (or `text`) after one stage."""
-    measured = done[(done.task == task) & (done.stage == stage)]
-    measured = measured[measured.measure.isin(["accuracy", "perplexity"])]
-    line = {"n": "", "Majority": ""}
-    if len(measured):
-        line["n"] = f"{measured.n.iloc[0]:,}"
-        line["Majority"] = "" if task == "text" else number(measured.majority.iloc[0])
-    for label, _ in by_method(rows):
-        mine = measured[measured.label == label]
-        line[label] = mean(mine.value) + ("†" if (mine.answered >= CONSTANT).any() else "")
+def _line(label, rows, done, task, stage):
+    """One row of `results`: column -> text, of one task (or `text`) after one stage."""
+    scores = done[(done.task == task) & (done.stage == stage) & done.measure.isin(SCORES)]
+    line = {"": label, "n": "", "Majority": ""}
+    if len(scores):
+        line["n"] = f"{scores.n.iloc[0]:,}"
+        line["Majority"] = "" if task == "text" else number(scores.majority.iloc[0])
+    for column, _ in by_method(rows):
+        mine = scores[scores.label == column]
+        line[column] = mean(mine.value) + ("†" if (mine.answered >= CONSTANT).any() else "")
     return line
 
 
@@ -124,12 +115,12 @@ def _published(rows, table, place):
     task, line = paper.ROWS[place][0], {}
     share = paper.MAJORITY.get(task, math.inf)
     for label, cell in by_method(rows):
-        values = paper.PUBLISHED[table].get((cell.method.iloc[0], cell["rank"].iloc[0]))
-        if values:
+        if values := paper.PUBLISHED[table].get((cell.method.iloc[0], cell["rank"].iloc[0])):
             constant = min(abs(values[place] - c) for c in (share, 1 - share)) <= CLOSE
             line[label] = number(values[place]) + ("‡" if constant else "")
     n = paper.EVAL_ROWS[task] if task else paper.SETTINGS[table]["text_tokens"]
-    return line and {"n": f"{n:,}", "Majority": number(share) if task else ""} | line
+    majority = number(share) if task else ""
+    return [{"": PUBLISHED, "n": f"{n:,}", "Majority": majority, **line}] if line else []
 
 
 def _finished(cell):
@@ -139,18 +130,14 @@ def _finished(cell):
 
 def mean(values):
     """`0.70`, or `0.70 ± 0.02` (sample standard deviation) of several values; – of none."""
-    if not len(values):
-        return "–"
-    middle = number(values.mean())
-    return middle if len(values) == 1 else f"{middle} ± {number(values.std())}"
+    spread = f" ± {number(values.std())}" if len(values) > 1 else ""
+    return number(values.mean()) + spread if len(values) else "–"
 
 
 def number(value):
     """Two decimals, fewer of large values."""
-    if math.isinf(value):
-        return "∞"
     text = f"{value:.3g}" if value >= 1e6 else f"{value:,.{0 if value >= 1000 else 2}f}"
-    return text.replace("-0.00", "0.00")
+    return text.replace("-0.00", "0.00").replace("inf", "∞")
 
 
 def summary(frame, table):
@@ -163,9 +150,8 @@ def summary(frame, table):
         lines[label]["Finished"] = _finished(cell)
         lines[label]["Seconds"] = f"{mine.seconds.mean():,.0f}" if len(mine) else "–"
     if len(done):
-        whole = rows[rows.run == done.run.iloc[0]]
-        constant = pd.Series(runs.score_matrix(whole.assign(value=whole.majority))[-1]).mean()
-        lines["Majority class"] = dict.fromkeys(("ACC", "Just learned"), number(constant))
+        share = runs.majority(rows[rows.run == done.run.iloc[0]])
+        lines["Majority class"] = dict.fromkeys(("ACC", "Just learned"), number(share))
     return pd.DataFrame(lines).T.fillna("")
 
 
@@ -184,14 +170,11 @@ def parameters(table):
             counts[method, rank] = count_trainable(model)
             remove_adapters(model)
     for (method, rank), count in counts.items():
+        label = "All weights" if method == "full" else method_label(method, rank)
         published, source = paper.PARAMETERS.get((name, method, rank), ("", ""))
-        lines["All weights" if method == "full" else method_label(method, rank)] = {
-            "Counted": f"{count:,}",
-            "Share of all": f"{count / counts['full', None]:.2g}",
-            "Published": f"{published:,}" if published else "",
-            "Source": source,
-        }
-    return pd.DataFrame(lines).T
+        share = f"{count / counts['full', None]:.2g}"
+        lines[label] = [f"{count:,}", share, f"{published:,}" if published else "", source]
+    return pd.DataFrame(lines, index=["Counted", "Share of all", "Published", "Source"]).T
 
 
 def sizes(spec):
@@ -206,18 +189,16 @@ def sizes(spec):
 def notes(frame, table, again):
     """What stands in for what, seeds, commit and device; again: the command that makes it anew."""
     rows = one_grid(frame, table)
-    first, ours, theirs = rows.iloc[0], MODELS[rows.model.iloc[0]], paper.MODELS[table]
-    what = ours if ours == theirs else f"{ours} in place of {theirs}"
+    first, theirs = rows.iloc[0], paper.MODELS[table]
+    what = MODELS[first.model]
+    what += "" if what == theirs else f" in place of {theirs}"
     data = "the paper's data" if first.source == "paper" else "other data (names with *)"
     seeds = rows.seed.sort_values().astype(str).unique()
     many = "mean ± sample standard deviation over seeds" if len(seeds) > 1 else "seed"
-    devices, commits = (rows[name].astype(str).unique() for name in ("device", "commit"))
-    return [
-        f"{what}, on {data}; {first.precision}, protocol {first.protocol}; "
-        f"{many} {', '.join(seeds)}.",
-        f"Computed on {', '.join(devices)} at commit {', '.join(c[:10] for c in commits)}. "
-        f"Again: `{again}`",
-    ]
+    how = f"{first.precision}, protocol {first.protocol}; {many} {', '.join(seeds)}"
+    devices, commits = rows.device.astype(str).unique(), rows.commit.astype(str).str[:10].unique()
+    where = f"{', '.join(devices)} at commit {', '.join(commits)}"
+    return [f"{what}, on {data}; {how}.", f"Computed on {where}. Again: `{again}`"]
 
 
 def marks(frame, table):
@@ -236,26 +217,23 @@ def marks(frame, table):
 
 def command(target, profile, **chosen):
     """`make reproduce PROFILE=… RANKS=8,16`: what a user types for these choices."""
-    words = [] if profile.removesuffix("-quick") == "embedded" else [f"PROFILE={profile}"]
-    words += ["QUICK=1"] if profile.endswith("-quick") else []
-    for name, value in chosen.items():
+    own = {} if profile.removesuffix("-quick") == "embedded" else {"profile": profile}
+    words = ["make", target]
+    for name, value in (own | {"quick": profile.endswith("-quick")} | chosen).items():
         if value:
-            shown = ",".join(map(str, value)) if isinstance(value, (list, tuple)) else value
-            words.append(f"{name.upper()}={1 if shown is True else shown}")
-    return " ".join(["make", target, *words])
+            values = value if isinstance(value, (list, tuple)) else [1 if value is True else value]
+            words.append(f"{name.upper()}={','.join(map(str, values))}")
+    return " ".join(words)
 
 
 def save(table, stem, caption, notes=()):
     """Write a DataFrame of text as `<stem>.md`, `.csv` and `.tex`; returns the Markdown."""
-    texts = {
-        ".md": markdown(table, caption, notes),
-        ".csv": table.to_csv(lineterminator="\n"),
-        ".tex": latex(table, caption, notes),
-    }
+    said, csv = markdown(table, caption, notes), table.to_csv(lineterminator="\n")
+    texts = {".md": said, ".csv": csv, ".tex": latex(table, caption, notes)}
     for suffix, text in texts.items():
         with fetch.aside(Path(f"{stem}{suffix}")) as part:
             part.write_text(text)
-    return texts[".md"]
+    return said
 
 
 def markdown(table, caption, notes=()):
@@ -265,15 +243,10 @@ def markdown(table, caption, notes=()):
     return "\n".join([f"**{caption}**", "", body, "", *(f"{note}  " for note in notes)]) + "\n"
 
 
-_TEX = {c: f"\\{c}" for c in "&%_#{}$"} | {
-    "\\": r"\textbackslash{}",
-    "^": r"\^{}",
-    "~": r"\~{}",
-    "`": "",
-}
+_TEX = {c: f"\\{c}" for c in "&%_#{}$"} | {"\\": r"\textbackslash{}", "^": r"\^{}", "~": r"\~{}"}
 _TEX |= {"†": r"$^\dagger$", "‡": r"$^\ddagger$", "±": r"$\pm$", "×": r"$\times$", "–": "--"}
 _TEX |= {"↳": r"$\hookrightarrow$", "∞": r"$\infty$", "§": r"\S{}", "‖": r"$\|$", "≥": r"$\geq$"}
-_TEX = str.maketrans(_TEX)
+_TEX = str.maketrans(_TEX | {"`": ""})
 
 
 def latex(table, caption, notes=()):
