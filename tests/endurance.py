@@ -57,6 +57,7 @@ def tiny_jobs(put, put_environment):
     """Tiny models here and in the jobs that are submitted from here."""
     _tiny_and_slow(put)
     put(cluster, "Task", TinyTask)
+    put(cluster, "POLL", 1)
     found = [str(Path(__file__).parent), str(records.ROOT), os.environ.get("PYTHONPATH", "")]
     put_environment("PYTHONPATH", os.pathsep.join(filter(None, found)))  # jobs inherit it
 

@@ -7,12 +7,10 @@ measures and writes `results/reliability/slurm.json` and its table.
 import contextlib
 import json
 import os
-import statistics
 import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 
 import endurance
 import pandas as pd
@@ -25,6 +23,9 @@ from curlora_lite.replication import checkpoints, cluster, fetch, grids, records
 
 FOLDER = records.ROOT / "results" / "reliability"
 RANKS = (4, 8, 16, 24)
+# what `measure` counts: these are as many
+RUNS = "runs of the grid, on two nodes"
+EQUAL = ("records equal to those of a grid without Slurm", "the same with no node killed")
 
 
 def specs(ranks):
@@ -41,7 +42,7 @@ def undisturbed(grid, folder):
     return endurance.numbers(grid, folder)
 
 
-def killed(grid, folder, here, poll=1):
+def killed(grid, folder, here):
     """The grid as jobs: one node's task is killed, then all of another node; what came of it.
 
     Each once its run has kept a first state between two tasks. Returns (the numbers, what was
@@ -53,15 +54,12 @@ def killed(grid, folder, here, poll=1):
         kept.update(wait(kept_by, "n1", grid, folder, here))
         what["processes of tasks"] = here.kill_task("n1")
         kept.update(wait(kept_by, "n2", grid, folder, here))
-        what["at"], done = time.time(), list(Path(folder).glob("*/runs/*.json"))
-        what["processes of a node"], what["runs done by then"] = here.kill("n2"), len(done)
+        what["processes of a node"] = here.kill("n2")
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    with _polling(poll):
-        found = cluster.run_grid(grid, folder, own=True)
+    found = cluster.run_grid(grid, folder, own=True)
     killer.join(timeout=1)
-    what["seconds from then to the last record"] = round(time.time() - what.pop("at"), 1)
     what["runs killed"] = len(kept)
     what["of these gone on from their checkpoint"] = sum(
         record.stages[0]["training"]["seconds"] == kept.get(spec.key)
@@ -95,115 +93,65 @@ def kept_by(node, grid, folder, here):
     return found
 
 
-@contextlib.contextmanager
-def _polling(seconds):
-    before, cluster.POLL = cluster.POLL, seconds
-    yield
-    cluster.POLL = before
-
-
-def overheads(grid, folder, poll=1):
+def overheads(grid, folder):
     """Seconds of each run, in an undisturbed grid of jobs, that are not the run itself.
 
     From when its node was free (the run before it there has ended, or the grid was submitted) to
     when its record is saved, without the record's own seconds. `before`: until the job's function
-    begins, which is Slurm's part, and Python's and its libraries' start; `around`: the rest.
+    begins, which is Slurm's part, and Python's and its libraries' start; `added`: all of it.
     """
     jobs = cluster.Jobs(cluster.folder(folder), cluster.needs(grid))
     submitted = time.time()
-    with _polling(poll):
-        found = cluster.run_grid(grid, folder, own=True, jobs=jobs)
-    wall = time.time() - submitted
+    found = cluster.run_grid(grid, folder, own=True, jobs=jobs)
     done = [(job.result(), record) for job, record in zip(jobs.submitted, found, strict=True)]
-    done.sort(key=lambda pair: pair[0]["ended"])
     free, each = {}, []
-    for times, record in done:
+    for times, record in sorted(done, key=lambda pair: pair[0]["ended"]):
         start = free.get(times["node"], submitted)
-        before = times["began"] - start
-        around = times["ended"] - times["began"] - record.seconds
-        each.append({"before": before, "around": around, "run": record.seconds})
+        added = times["ended"] - start - record.seconds
+        each.append({"before": times["began"] - start, "added": added})
         free[times["node"]] = times["ended"]
-    return each, wall
+    return pd.DataFrame(each)
 
 
 def measure():
-    """What `slurm.json` holds: numbers of both grids, and where they were measured."""
+    """What comes of both grids, counted, and the version of Slurm."""
     endurance.tiny_jobs(setattr, os.environ.__setitem__)
-    grid, load = specs(RANKS), round(os.getloadavg()[0], 1)
-    where = records.provenance("cpu", None)
+    grid = specs(RANKS)
     with tempfile.TemporaryDirectory() as name, slurm_cluster.cluster() as here:
         expected = undisturbed(grid, f"{name}/here")
-        each, wall = overheads(grid, f"{name}/overhead")
+        seconds = overheads(grid, f"{name}/overhead").median().round(2)
         found, what = killed(grid, f"{name}/killed", here)
         version = here.ask("sinfo", "--version").split()[-1]
-        equal = endurance.numbers(grid, f"{name}/overhead")
-    total = [one["before"] + one["around"] for one in each]
+        calm = endurance.numbers(grid, f"{name}/overhead")
+    equal = [sum(n.get(key) == expected[key] for key in expected) for n in (found, calm)]
     return {
-        "grid": f"tiny models, table2, ranks {', '.join(map(str, RANKS))}",
-        "runs": len(grid),
-        "nodes": len(here.nodes),
-        "records equal to those of an undisturbed grid without Slurm": {
-            "jobs undisturbed": sum(equal[key] == expected[key] for key in expected),
-            "jobs, a node killed": sum(found.get(key) == expected[key] for key in expected),
-        },
-        "killed": what,
-        "overhead": {
-            "seconds a run, median": round(statistics.median(total), 2),
-            "seconds a run, largest": round(max(total), 2),
-            "of these until the run's function begins, median": round(
-                statistics.median(one["before"] for one in each), 2
-            ),
-            "seconds of the run itself, median": round(
-                statistics.median(one["run"] for one in each), 2
-            ),
-            "wall seconds of the grid": round(wall, 1),
-            "each": [{name: round(value, 2) for name, value in one.items()} for one in each],
-        },
-        "load when it began": load,  # processes that wanted a core already
-        "slurm": version,
-        **{name: where[name] for name in ("device", "cores", "python", "date", "commit")},
-    }
-
-
-def table(measured):
-    """The numbers of `slurm.json` that say something by themselves, as a Series."""
-    equal = measured["records equal to those of an undisturbed grid without Slurm"]
-    what, overhead = measured["killed"], measured["overhead"]
-    return pd.Series(
-        {
-            "runs of the grid, on two nodes": measured["runs"],
-            "tasks whose process was killed (`kill -9`)": what["processes of tasks"],
-            "nodes of which every process was": 1,
-            "runs in the middle of which these were": what["runs killed"],
-            "of these gone on from their checkpoint elsewhere": what[
-                "of these gone on from their checkpoint"
-            ],
-            "records equal to those of a grid without Slurm": equal["jobs, a node killed"],
-            "the same with no node killed": equal["jobs undisturbed"],
-            "seconds that Slurm adds to a run, median": overhead["seconds a run, median"],
-            "of these until its Python has loaded its libraries": overhead[
-                "of these until the run's function begins, median"
-            ],
-        },
-        name="Count",
-    ).astype(str)
+        RUNS: len(grid),
+        "tasks whose process was killed (`kill -9`)": what["processes of tasks"],
+        "nodes of which every process was": 1,
+        "runs in the middle of which these were": what["runs killed"],
+        "of these gone on from their checkpoint": what["of these gone on from their checkpoint"],
+        **dict(zip(EQUAL, equal, strict=True)),
+        "seconds that Slurm adds to a run, median": seconds.added,
+        "of these until its Python has loaded its libraries": seconds.before,
+    }, version
 
 
 def main():
     """Measure and write; the exit status tells whether every record came out equal."""
     try:
-        measured = measure()
+        measured, version = measure()
     except slurm_cluster.NoSlurmError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    with fetch.aside(FOLDER / "slurm.json") as part:
-        part.write_text(json.dumps(measured, indent=1) + "\n")
-    made = table(measured).to_markdown()
-    with fetch.aside(FOLDER / "tables" / "slurm.md") as part:
-        part.write_text(made + "\n")
-    print(f"\n{made}\nwritten: {FOLDER.relative_to(records.ROOT)}/")
-    equal = measured["records equal to those of an undisturbed grid without Slurm"]
-    return int(set(equal.values()) != {measured["runs"]})
+    where = records.provenance("cpu", None)
+    where = {name: where[name] for name in ("device", "cores", "python", "date", "commit")}
+    made = pd.Series(measured, name="Count").astype(str).to_markdown() + "\n"
+    whole = json.dumps({**measured, "slurm": version, **where}, indent=1) + "\n"
+    for name, text in (("slurm.json", whole), ("tables/slurm.md", made)):
+        with fetch.aside(FOLDER / name) as part:
+            part.write_text(text)
+    print(f"\n{made}written: {FOLDER.relative_to(records.ROOT)}/")
+    return int(any(measured[name] != measured[RUNS] for name in EQUAL))
 
 
 if __name__ == "__main__":

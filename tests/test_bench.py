@@ -3,23 +3,21 @@
 import copy
 import gc
 import io
-import subprocess
+import types
 import weakref
 from functools import partial
-from pathlib import Path
-from typing import ClassVar
 
 import nbformat
 import pandas as pd
 import pytest
 import torch
+from small_runs import committed
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from curlora_lite import adapter_layers
-from curlora_lite.replication import benchmark, conclusions, contenders, notebooks, records
+from curlora_lite.replication import benchmark, conclusions, contenders, notebooks
 
-ROOT = Path(__file__).parent.parent
 QKV = ("q_proj", "k_proj", "v_proj")
 
 
@@ -61,13 +59,6 @@ def test_pefts_lora_adds_x_a_b(kind):
     x = torch.randn(5, 6, dtype=torch.float64)
     torch.testing.assert_close(made(x), model(x) + x @ A.T @ B.T, rtol=1e-5, atol=1e-5)
     assert (B != 0).all()
-
-
-def test_copies_share_what_is_frozen(llama):
-    made = contenders.build("CURLoRA", llama, QKV, 4)
-    shared = {id(p) for p in llama.parameters()}
-    own = {name for name, p in made.named_parameters() if id(p) not in shared}
-    assert len(own) == 6 and {name.rsplit(".", 1)[-1] for name in own} == {"U"}
 
 
 def test_who_is_timed_at_which_rank(llama, gpt2):
@@ -125,25 +116,20 @@ def apply(model, x):
     return model(x)
 
 
-class FakeTimer:
-    """Says 1, 2, 3, … seconds, and which step it was asked for."""
-
-    asked: ClassVar = []
-
-    def __init__(self, stmt, globals, num_threads):
-        self.step = globals["step"]
-
-    def blocked_autorange(self, min_run_time):
-        self.asked.append(self.step)
-        return type("Measurement", (), {"median": float(len(self.asked))})
-
-
 def test_rounds_are_interleaved_and_shuffled(monkeypatch):
-    monkeypatch.setattr(benchmark, "Timer", FakeTimer)
-    monkeypatch.setattr(FakeTimer, "asked", [])
+    """By a timer that says 1, 2, 3, … seconds."""
+    asked = []
+
+    def timer(stmt, globals, num_threads):
+        def blocked_autorange(min_run_time):
+            asked.append(globals["step"])
+            return types.SimpleNamespace(median=float(len(asked)))
+
+        return types.SimpleNamespace(blocked_autorange=blocked_autorange)
+
+    monkeypatch.setattr(benchmark, "Timer", timer)
     steps = {name: name for name in ("frozen", "a", "b")}
     times = benchmark.rounds(steps, 0.0, (7, 9))
-    asked = FakeTimer.asked
     assert [len(spent) for spent in times.values()] == [7, 7, 7]
     in_order = [asked[i : i + 3] for i in range(0, 21, 3)]
     assert all(sorted(names) == ["a", "b", "frozen"] for names in in_order)
@@ -170,12 +156,10 @@ def test_ratios_are_of_the_same_round_and_rank():
         ("a", "CURLoRA", 16, [2.5, 8.0]),
         ("a", "dense", 16, [5.0, 80.0]),
     )
-    ratio = {
-        name: benchmark.ratios(times, "CURLoRA", name).tolist() for name in ("frozen", "dense")
-    }
-    assert ratio == {"frozen": [2.0, 3.0], "dense": [0.5, 0.1]}  # dense: of rank 16 alone
+    assert benchmark.ratios(times, "CURLoRA", "frozen").tolist() == [2.0, 3.0]
     shuffled = times.sample(frac=1, random_state=0)
-    assert benchmark.ratios(shuffled, "CURLoRA", "dense").sort_index().tolist() == [0.5, 0.1]
+    found = benchmark.ratios(shuffled, "CURLoRA", "dense")
+    assert found.sort_index().tolist() == [0.5, 0.1]  # of rank 16 alone
 
 
 def test_the_interval_of_the_median_by_hand():
@@ -183,9 +167,8 @@ def test_the_interval_of_the_median_by_hand():
     for n, expected in ((8, (2, 7)), (5, (1, 5))):  # of five: twice 1 / 32
         times = made_up(("a", "frozen", None, [1.0] * n), ("a", "CURLoRA", 8, range(1, n + 1)))
         found = benchmark.summary(benchmark.ratios(times, "CURLoRA", "frozen"))
-        assert found[["rounds", "median", "low", "high"]].values.tolist() == [
-            [n, (n + 1) / 2, *expected]
-        ]
+        found = found[["rounds", "median", "low", "high"]].values.tolist()
+        assert found == [[n, (n + 1) / 2, *expected]]
 
 
 @pytest.mark.parametrize(
@@ -215,35 +198,24 @@ def test_verdicts(seconds, expected, tmp_path):
     assert found.loc["frozen", "bound"].item() == 1.05
 
 
-TINY = (2, 3)
-
-
 def tiny_subjects(llama):
     """A language model, a block and a projection, under the names that the targets are set for."""
     to = {"fp32": torch.float32, "bf16": torch.bfloat16}
     llama.requires_grad_(False)
-    shared = {"tokens": {"cpu": TINY}, "seconds": 0.0}
     block = partial(contenders.block, "GPT-2 Large", n_embd=32, n_head=4)
+    hidden, loss = contenders.last_hidden_state, contenders.next_token_loss
+    projection = partial(contenders.projection, width=24)
+
+    def whole(precision, _):
+        return copy.deepcopy(llama).to(to[precision])
+
     return [
-        contenders.Subject(
-            "SmolLM2-135M",
-            lambda precision, _: copy.deepcopy(llama).to(to[precision]),
-            contenders.next_token_loss,
-            QKV,
-            32,
-            **shared,
-        ),
-        contenders.Subject(
-            "GPT-2 Large block", block, contenders.last_hidden_state, ("c_attn",), 32, **shared
-        ),
-        contenders.Subject(
-            "Mistral q_proj",
-            partial(contenders.projection, width=24),
-            apply,
-            ("q_proj",),
-            24,
-            **shared,
-        ),
+        contenders.Subject(name, build, call, targets, width, {"cpu": (2, 3)}, 0.0)
+        for name, build, call, targets, width in (
+            ("SmolLM2-135M", whole, loss, QKV, 32),
+            ("GPT-2 Large block", block, hidden, ("c_attn",), 32),
+            ("Mistral q_proj", projection, apply, ("q_proj",), 24),
+        )
     ]
 
 
@@ -264,26 +236,8 @@ def test_everything_is_measured(monkeypatch, tmp_path, llama):
     pd.testing.assert_frame_equal(again, times, check_dtype=False, rtol=1e-5)
 
 
-def test_without_a_benchmark(monkeypatch, tmp_path):
-    monkeypatch.setattr(records, "ROOT", tmp_path)
-    with pytest.raises(ValueError, match=r"benchmarks.csv: no whole benchmark .*`make bench`"):
-        benchmark.bench(measure=False)
-    path = benchmark.folder() / "benchmarks.csv"
-    path.parent.mkdir(parents=True)
-    path.write_text("subject,contender\n")
-    with pytest.raises(ValueError, match="no whole benchmark"):
-        benchmark.bench(measure=False)
-
-
-def committed(path):
-    """A file as the last commit has it: times measured here may say something else."""
-    shown = subprocess.run(["git", "-C", str(ROOT), "show", f"HEAD:{path}"], capture_output=True)
-    if shown.returncode:
-        pytest.skip(f"no {path} in a commit")
-    return shown.stdout.decode()
-
-
 def test_the_notebook_on_the_committed_times(tmp_path):
+    """Times measured here may say something else."""
     (tmp_path / "benchmarks.csv").write_text(committed("results/benchmarks/benchmarks.csv"))
     target = tmp_path / "notebooks" / "benchmark.ipynb"
     given = {"measure": False, "folder": str(tmp_path)}

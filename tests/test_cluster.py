@@ -3,7 +3,6 @@
 import math
 import os
 import subprocess
-import sys
 import types
 from pathlib import Path
 
@@ -36,53 +35,45 @@ def test_what_is_given_replaces_it():
     assert cluster.needs(specs, **given) == cluster.Needs(0, 5, 7, 1, "long")
 
 
-@pytest.mark.parametrize("name", ["GPUS", "MEMORY", "MINUTES", "WORKERS"])
-def test_numbers_that_are_none(name, tmp_path):
-    wrong = {"GPUS": "gpus", "MEMORY": "memory_gb", "MINUTES": "minutes", "WORKERS": "at_once"}
+@pytest.mark.parametrize(("name", "given"), [("GPUS", "gpus"), ("WORKERS", "at_once")])
+def test_numbers_that_are_none(name, given, tmp_path):
     specs = profiles.grid("embedded", "table2")
     with pytest.raises(ValueError, match=f"{name}: got -1, expected a whole number"):
-        cluster.run_grid(specs, tmp_path, **{wrong[name]: -1})
+        cluster.run_grid(specs, tmp_path, **{given: -1})
 
 
-def test_without_submitit(monkeypatch):
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(
-        ValueError, match=r"`pip install submitit==1.5.4` \(of this package's extra"
-    ):
-        cluster.checked()
-
-
-def test_without_slurm(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--executor", "slurm"], "EXECUTOR: slurm needs sbatch, squeue and srun"),
+        (["--partition", "gpu"], "PARTITION: is of EXECUTOR=slurm"),
+    ],
+)
+def test_without_slurm(monkeypatch, capsys, given, said):
     monkeypatch.setenv("PATH", "/nowhere")
-    assert __main__.main(["reproduce", "--executor", "slurm"]) == 1
-    assert "EXECUTOR: slurm needs sbatch, squeue and srun" in capsys.readouterr().err
-
-
-def test_settings_of_slurm_without_it(capsys):
-    assert __main__.main(["audit", "--partition", "gpu"]) == 1
-    assert "PARTITION: is of EXECUTOR=slurm" in capsys.readouterr().err
+    assert __main__.main(["reproduce", *given]) == 1
+    assert said in capsys.readouterr().err
 
 
 def test_make_passes_them_on():
     given = ["EXECUTOR=slurm", "PARTITION=a", "GPUS=1", "MEMORY=48", "MINUTES=60", "WORKERS=8"]
-    for target in ("reproduce", "audit"):
-        command = ["make", "-n", target, *given]
-        shown = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent).stdout
-        last = " ".join(shown.split())
-        assert "--workers 8 --executor 'slurm' --partition 'a' --gpus 1 --memory 48" in last
-        assert "--minutes 60" in last
+    command = ["make", "-n", "reproduce", *given]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent).stdout
+    wanted = "--workers 8 --executor 'slurm' --partition 'a' --gpus 1 --memory 48 --minutes 60"
+    assert wanted in " ".join(shown.split())
 
 
 class FakeJobs:
     """Slurm, acted: each run's jobs end as told, one state after the other; `ok` leaves a record.
 
-    told: rank -> how its jobs end; `ok` for those that are not told.
+    told: rank -> how its jobs end; `ok` for those that are not told. The controller does not
+    answer the first few times.
     """
 
-    threads = 1
+    threads, unanswered = 1, 3
 
-    def __init__(self, folder, told, unanswered=0):
-        self.folder, self.told, self.unanswered = folder, dict(told), unanswered
+    def __init__(self, folder, told):
+        self.folder, self.told = folder, dict(told)
         self.submitted, self.arrays, self.now = [], [], {}
 
     def submit(self, task, specs):
@@ -91,14 +82,11 @@ class FakeJobs:
 
     def _job(self, spec, number):
         end = (self.told.get(spec.rank) or ["ok"]).pop(0)
-        error = None
+        error, line = None, "-" * 22
         if ": " in end:
-            error = (
-                f"trace:\n{'-' * 22}\nTraceback (most recent call last):\n{end}\n{'-' * 22}\nlogs"
-            )
-        paths = types.SimpleNamespace(
-            result_pickle=TESTS if error else TESTS / "nothing", stderr=f"{number}.err"
-        )
+            error = f"trace:\n{line}\nTraceback (most recent call last):\n{end}\n{line}\nlogs"
+        pickle = TESTS if error else TESTS / "nothing"
+        paths = types.SimpleNamespace(result_pickle=pickle, stderr=f"{number}.err")
         job = types.SimpleNamespace(job_id=number, paths=paths, exception=lambda: error)
         self.now[number] = iter(["PENDING", "RUNNING"]), (spec, "FAILED" if error else end)
         self.submitted.append(number)
@@ -128,12 +116,11 @@ class FakeJobs:
 @pytest.fixture
 def follow(tmp_path, monkeypatch):
     """Runs a grid of four runs on jobs that end as told; returns them and the error, if any."""
-    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cluster, "POLL", 0)
     monkeypatch.setattr(cluster, "SETTLE", 0.05)
 
-    def run(told, **kwargs):
-        jobs = FakeJobs(tmp_path / "results", told, **kwargs)
+    def run(told):
+        jobs = FakeJobs(tmp_path / "results", told)
         try:
             found = cluster.run_grid(endurance.made_up_grid(4), tmp_path / "results", jobs=jobs)
         except grids.RunFailedError as error:
@@ -144,58 +131,39 @@ def follow(tmp_path, monkeypatch):
     return run
 
 
-def test_one_array_and_all_records(follow):
-    jobs, error = follow({})
-    assert jobs.arrays == [[1, 2, 3, 4]] and error is None
-    again, _ = follow({})
-    assert again.arrays == []  # all there already
-
-
-def test_a_job_whose_node_failed_is_submitted_again(follow, capsys):
-    jobs, error = follow({2: ["NODE_FAIL", "PREEMPTED", "ok"], 4: ["TIMEOUT", "ok"]})
-    assert jobs.arrays == [[1, 2, 3, 4], [2, 4], [2]] and error is None
-    said = capsys.readouterr().err
-    assert "NODE_FAIL; submitted again (1 of at most 3 times); log: 1_1.err" in said
-    assert "PREEMPTED; submitted again (2 of at most 3 times); log: 2_0.err" in said
-
-
-def test_not_without_end(follow):
-    jobs, error = follow({2: ["PREEMPTED"] * 9})
-    assert jobs.arrays == [[1, 2, 3, 4], [2], [2], [2]]
-    key = endurance.made_up_grid(2)[1].key
-    assert error == f"1 of 4 runs gave no result: {key}: PREEMPTED"
-
-
-def test_an_error_that_comes_again_is_not_tried_a_third_time(follow, capsys):
-    jobs, error = follow({3: ["OSError: no room"] * 9, 1: ["OSError: a", "OSError: b", "ok"]})
-    assert jobs.arrays == [[1, 2, 3, 4], [1, 3], [1]]
-    assert error.endswith(": OSError: no room") and error.startswith("1 of 4 runs")
-    assert "OSError: no room; log: 2_1.err" in capsys.readouterr().err
+ALL, KEY = [1, 2, 3, 4], endurance.made_up_grid(2)[1].key
+FAILED = {2: ["NODE_FAIL", "PREEMPTED", "ok"], 4: ["TIMEOUT", "ok"]}
+AGAIN = {3: ["OSError: no room"] * 9, 1: ["OSError: a", "OSError: b", "ok"]}
 
 
 @pytest.mark.parametrize(
-    ("state", "said"),
+    ("told", "arrays", "error", "said"),
     [
-        ("CANCELLED", "CANCELLED by somebody"),
-        ("OUT_OF_MEMORY", "OUT_OF_MEMORY ask for more with MEMORY"),
-        ("out of memory", "out of memory: too large"),
+        (FAILED, [ALL, [2, 4], [2]], None, "PREEMPTED; submitted again (2 of at most 3 times)"),
+        ({2: ["PREEMPTED"] * 9}, [ALL, [2], [2], [2]], f"{KEY}: PREEMPTED", ""),
+        # an error that comes again is not tried a third time
+        (AGAIN, [ALL, [1, 3], [1]], ": OSError: no room", "OSError: no room; log: 2_1.err"),
+        # what would come again is not tried
+        ({3: ["CANCELLED"]}, [ALL], "CANCELLED by somebody", ""),
+        ({3: ["OUT_OF_MEMORY"]}, [ALL], "OUT_OF_MEMORY ask for more with MEMORY", ""),
+        ({3: ["out of memory"]}, [ALL], "out of memory: too large", ""),
+        # it may still come to be seen, on a network file system; some time later it is given up
+        ({3: ["COMPLETED", "ok"]}, [ALL, [3]], None, "without a record; submitted again"),
     ],
 )
-def test_what_would_come_again_is_not_tried(follow, state, said):
-    jobs, error = follow({3: [state]})
-    assert jobs.arrays == [[1, 2, 3, 4]] and error.endswith(said)
+def test_what_becomes_of_jobs_that_fail(follow, capsys, told, arrays, error, said):
+    jobs, raised = follow({rank: list(ends) for rank, ends in told.items()})
+    assert jobs.arrays == arrays
+    if error:
+        assert raised.startswith("1 of 4 runs gave no result: ") and raised.endswith(error)
+    else:
+        assert raised is None
+    assert said in capsys.readouterr().err
 
 
-def test_a_job_that_ends_without_its_record(follow, capsys):
-    """It may still come to be seen, on a network file system; some time later it is given up."""
-    jobs, error = follow({3: ["COMPLETED", "ok"]})
-    assert jobs.arrays == [[1, 2, 3, 4], [3]] and error is None
-    assert "ended without a record; submitted again" in capsys.readouterr().err
-
-
-def test_a_controller_that_does_not_answer_is_asked_again(follow):
-    jobs, error = follow({}, unanswered=5)
-    assert jobs.arrays == [[1, 2, 3, 4]] and error is None
+def test_one_array_and_all_records(follow):
+    assert follow({})[0].arrays == [ALL]
+    assert follow({})[0].arrays == []  # all there already
 
 
 def test_an_interrupt_leaves_the_jobs_and_says_how_to_end_them(follow, monkeypatch, capsys):
@@ -205,10 +173,8 @@ def test_an_interrupt_leaves_the_jobs_and_says_how_to_end_them(follow, monkeypat
     monkeypatch.setattr(cluster.time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
         follow({})
-    assert "the jobs go on; the same command follows them again" in (
-        said := capsys.readouterr().err
-    )
-    assert "scancel 1\n" in said
+    said = capsys.readouterr().err
+    assert "the same command follows them again" in said and "scancel 1\n" in said
 
 
 SBATCH = """#!/bin/sh
@@ -221,7 +187,6 @@ echo Submitted batch job 7
 @pytest.fixture
 def acted(tmp_path, monkeypatch):
     """Stand-ins for Slurm's commands; sbatch keeps the script, squeue prints the file `states`."""
-    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
     scripts = {"sbatch": SBATCH, "srun": "#!/bin/sh\n", "squeue": "#!/bin/sh\ncat {folder}/states"}
     for name, text in scripts.items():
         path = tmp_path / "bin" / name
@@ -270,16 +235,13 @@ def test_jobs_of_an_earlier_command_are_followed(acted, capsys):
     assert not (acted / "script").exists()
 
 
-def test_slurms_refusal_is_one_line(acted):
+def test_slurms_refusals(acted):
+    """Of the jobs, and of an answer: squeue fails, as there is no file `states`."""
     specs, jobs = jobs_of(acted)
     (acted / "refuse").touch()
     with pytest.raises(ValueError, match="Slurm refuses the jobs: sbatch: error: invalid part"):
         jobs.submit(None, specs)
-
-
-def test_a_squeue_that_fails_is_no_answer(acted):
-    specs, jobs = jobs_of(acted)
-    assert jobs.states() is None  # there is no file `states`
+    assert jobs.states() is None
     with pytest.raises(ValueError, match="Slurm does not answer"):
         cluster.run_grid(specs, acted / "results", jobs=jobs)
 
@@ -288,13 +250,11 @@ def test_processes_of_submitit_one_of_them_killed(tmp_path, monkeypatch, capsys)
     """The same function and files as on Slurm, started by submitit itself."""
     paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cluster, "Task", endurance.MadeUpTask)
     monkeypatch.setattr(cluster, "POLL", 0.1)
     monkeypatch.setattr(cluster, "SETTLE", 0)
     specs, results = endurance.made_up_grid(2), tmp_path / "results"
-    folder = cluster.folder(results)
-    jobs = cluster.Jobs(folder, cluster.needs(specs), cluster="local")
+    jobs = cluster.Jobs(cluster.folder(results), cluster.needs(specs), cluster="local")
     found = cluster.run_grid(specs, results, jobs=jobs)
     assert [record.spec["rank"] for record in found] == [1, 2]
     assert len(jobs.submitted) == 3  # the killed one twice

@@ -2,10 +2,10 @@
 
 import dataclasses
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
+from small_runs import committed
 
 from curlora_lite.replication import doctor, hub, machine, profiles, specs
 
@@ -38,27 +38,13 @@ def test_what_can_run_and_why_not(made_up):
     assert "hf_secret" not in text
 
 
-def test_the_hub_is_asked_whatever_the_profile():
-    shown = subprocess.run(["make", "-n", "doctor"], capture_output=True, text=True, cwd=ROOT)
-    assert (
-        "curlora_lite.replication doctor" in shown.stdout and "HF_HUB_OFFLINE" not in shown.stdout
-    )
-
-
-def committed(profile, spec):
-    path = f"HEAD:results/{profile}/runs/{spec.key}.json"
-    shown = subprocess.run(["git", "-C", str(ROOT), "show", path], capture_output=True)
-    if shown.returncode:
-        pytest.skip(f"no {path} in a commit")
-    return json.loads(shown.stdout)
-
-
 @pytest.mark.parametrize("profile", ["embedded", "smollm2"])
 def test_estimates_are_near_what_was_measured(profile):
     """Of the committed records, computed on two cores, two at a time: within a factor of three."""
     tables = profiles.PROFILES[profile].tables
     specs = [s for table in tables for s in profiles.grid(profile, table, fast="bf16")]
-    seconds = sum(committed(profile, spec)["seconds"] for spec in specs) / 2
+    found = [committed(f"results/{profile}/runs/{spec.key}.json") for spec in specs]
+    seconds = sum(json.loads(text)["seconds"] for text in found) / 2
     estimate = sum(spec.cost() for spec in specs) * doctor.SECONDS["cpu"]
     assert seconds / 3 < estimate < 3 * seconds
 
@@ -67,10 +53,8 @@ def test_what_the_papers_models_take():
     """Time by operations: 2 a parameter and token scored, four times that trained on, at 130
     TFLOP/s; memory of Mistral's weights, and at most a third more."""
     found = doctor.papers_models().set_index(["profile", "precision"])
-    for name, table, parameters in (
-        ("gpt2-large", "table2", 774e6),
-        ("mistral-7b", "table1", 7.25e9),
-    ):
+    models = ("gpt2-large", "table2", 774e6), ("mistral-7b", "table1", 7.25e9)
+    for name, table, parameters in models:
         each = [s for s in profiles.grid(name, table) if s.method != "head-only"]
         tokens = sum(
             specs.TOKENS["paper"][task.name] * (4 * task.train_rows * task.epochs + task.eval_rows)

@@ -1,24 +1,13 @@
 """Slow: the embedded corpus and models themselves."""
 
 import dataclasses
-import json
 from collections import Counter
 
 import pytest
 import torch
-from curlora_lite.replication.audit import plan
 
 from curlora_lite import scoring
-from curlora_lite.replication import (
-    corpus,
-    data,
-    grids,
-    models,
-    notebooks,
-    profiles,
-    sequence,
-)
-from curlora_lite.replication.protocol import Protocol
+from curlora_lite.replication import corpus, data, grids, models, profiles, sequence
 from curlora_lite.training import encode, features, pad
 
 pytestmark = pytest.mark.slow
@@ -54,12 +43,6 @@ def test_smollm2_is_the_one_described():
     assert attention.k_proj.weight.shape == (192, 576)
 
 
-def test_the_small_gpt2_beats_word_frequencies_clearly():
-    report = models.stand_in_report()
-    assert report["perplexity"] < report["unigram_perplexity"] / 2
-    assert report["held_out_tokens"] > 30_000
-
-
 def test_bf16_agrees_with_fp32():
     """Frozen bf16 weights against the fp32 reference, SmolLM2.
 
@@ -80,62 +63,32 @@ def test_bf16_agrees_with_fp32():
     assert perplexities[1] == pytest.approx(perplexities[0], rel=0.02)
 
 
-def short(table, **changes):
-    spec = profiles.grid("embedded", table, ranks=[8], methods=["curlora"])[0]
+def short(table, method="curlora", **changes):
+    spec = profiles.grid("embedded", table, ranks=[8], methods=[method])[0]
     tasks = tuple(dataclasses.replace(t, train_rows=16, eval_rows=24, epochs=1) for t in spec.tasks)
-    changes = {"tasks": tasks, "batch": 4, "text_tokens": 256, "tune": True, **changes}
-    return dataclasses.replace(spec, **changes)
-
-
-@pytest.mark.parametrize("table", profiles.TABLES)
-def test_switches_left_out_for_a_model_change_nothing_there(table):
-    """Readout and dropout: the same numbers from SmolLM2, others from the small GPT-2."""
-    both = [Protocol.published(), Protocol.parse("published,readout=last-token,dropout=false")]
-    one = short(table).tasks[:1]
-    first, second = (sequence.run(short(table, protocol=p, tasks=one)) for p in both)
-    untouched = first.spec["model"]["name"] in plan.UNTOUCHED
-    assert untouched == (table == "table1")
-    assert (first.perplexity == second.perplexity) == untouched
-    assert (numbers(first) == numbers(second)) == untouched
+    return dataclasses.replace(spec, tasks=tasks, batch=4, text_tokens=256, tune=True, **changes)
 
 
 def numbers(record):
-    """What a run measured, stage by stage, without its times."""
-    return [(s["training"]["losses"], s["scores"], s["norms"]) for s in record.stages]
+    """What a run measured, without its times."""
+    stages = [(s["training"]["losses"], s["scores"], s["norms"]) for s in record.stages]
+    return record.perplexity, stages
 
 
 @pytest.mark.parametrize("table", profiles.TABLES)
 def test_a_short_real_run_repeats(table):
     first, second = (sequence.run(short(table, learning_rate=0.01)) for _ in range(2))
     assert first.status == "finished"
-    assert first.perplexity == second.perplexity
+    assert numbers(first) == numbers(second)
     assert first.perplexity["final"] != first.perplexity["initial"]
-    for a, b in zip(first.stages, second.stages, strict=True):
-        assert a["scores"] == b["scores"]
-        assert a["training"]["losses"] == b["training"]["losses"]
-        assert all(0 < ratio < 1 for ratio in a["norms"].values())
-    targets = {"table1": 90, "table2": 2}[table]
+    assert all(0 < ratio < 1 for stage in first.stages for ratio in stage["norms"].values())
+    targets = {"table1": 90, "table2": 30}[table]  # q, k and v of 30 layers; or one fused
     assert first.trainable["adapter"] == targets * 64
-
-
-def test_quickstart_and_layer_notebooks(tmp_path):
-    for name in ("00_quickstart", "01_cur_layer"):
-        assert notebooks.execute(name, {}, target=tmp_path / f"{name}.ipynb")
-        outputs = json.loads((tmp_path / f"{name}.ipynb").read_text())["cells"]
-        assert any(cell.get("outputs") for cell in outputs)
 
 
 def test_side_by_side_equals_one_after_the_other(tmp_path):
     """Two worker processes of one thread give the numbers of one process of one thread."""
-    specs = [
-        dataclasses.replace(
-            spec,
-            tasks=tuple(dataclasses.replace(t, train_rows=16, eval_rows=32) for t in spec.tasks),
-            text_tokens=512,
-            precision="fp32",
-        )
-        for spec in profiles.grid("embedded", "table2", ranks=[8])
-    ]
+    specs = [short("table2", method) for method in ("head-only", "lora", "curlora")]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -143,8 +96,4 @@ def test_side_by_side_equals_one_after_the_other(tmp_path):
     finally:
         torch.set_num_threads(threads)
     together = grids.run_grid(specs, tmp_path / "together", workers=2)
-    for one, other in zip(alone, together, strict=True):
-        assert one.perplexity == other.perplexity
-        assert [s["scores"] for s in one.stages] == [s["scores"] for s in other.stages]
-        assert one.stages[-1]["training"]["losses"] == other.stages[-1]["training"]["losses"]
-        assert one.stages[-1]["norms"] == other.stages[-1]["norms"]
+    assert list(map(numbers, alone)) == list(map(numbers, together))

@@ -13,9 +13,8 @@ def test_a_device_too_small_is_refused_before_loading(monkeypatch):
     monkeypatch.setattr(models, "load", lambda *arguments: loaded.append(arguments))
     monkeypatch.setattr(machine, "default_device", lambda: "cpu")
     spec = profiles.grid("mistral-7b", "table1")[-1]
-    with pytest.raises(ValueError, match=r"mistral-7b in fp32 needs about \d+ GB, the machine has"):
-        sequence.run(spec)
-    with pytest.raises(ValueError, match=r"What would fit: PRECISION=bf16 \(\d+ GB\)"):
+    said = r"mistral-7b in fp32 needs about \d+ GB, .* What would fit: PRECISION=bf16 \(\d+ GB\)"
+    with pytest.raises(ValueError, match=said):
         sequence.run(spec)
     assert not loaded
 
@@ -32,12 +31,9 @@ def test_estimates_are_ordered_as_they_must_be():
 
 def test_reading_the_whole_text_takes_the_models_context():
     """Mistral's 32,768 tokens instead of 10,000: 6 x 4096 + 3 x 14336 numbers more for each."""
+    chosen = {"methods": ["head-only"], "checkpointing": True}
     one, other = (
-        memory.estimate(
-            profiles.grid(
-                "mistral-7b", "table1", methods=["head-only"], protocol=protocol, checkpointing=True
-            )[0]
-        )
+        memory.estimate(profiles.grid("mistral-7b", "table1", protocol=protocol, **chosen)[0])
         for protocol in ("published", "published,perplexity=whole-text")
     )
     training = 8 * memory.LONGEST_ROW * (32 * 4096 * 4 + 262_472)
@@ -45,11 +41,12 @@ def test_reading_the_whole_text_takes_the_models_context():
     assert other - one == 32_768 * reading - max(training, 10_000 * reading)
 
 
-@pytest.mark.parametrize("name", ["GPT-2 Large", "Mistral-7B-v0.3"])
-def test_shapes_are_those_of_the_real_configurations(name):
+@pytest.mark.parametrize(
+    ("name", "key"), [("GPT-2 Large", "gpt2-large"), ("Mistral-7B-v0.3", "mistral-7b")]
+)
+def test_shapes_are_those_of_the_real_configurations(name, key):
     model, _ = models.meta_model(name)
     config = model.config
-    key = {"GPT-2 Large": "gpt2-large", "Mistral-7B-v0.3": "mistral-7b"}[name]
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     expected = (model.num_parameters(), config.num_hidden_layers, config.hidden_size, inner)
     assert memory.SHAPES[key][:4] == expected

@@ -29,9 +29,8 @@ def tiny(monkeypatch, tmp_path):
     endurance.tiny_jobs(monkeypatch.setattr, monkeypatch.setenv)
 
 
-def test_a_preempted_run_is_queued_again_and_goes_on(here, tmp_path, monkeypatch):
+def test_a_preempted_run_is_queued_again_and_goes_on(here, tmp_path):
     """By submitit's signal, as Slurm sends it to a job that has to make room or is out of time."""
-    monkeypatch.setattr(cluster, "POLL", 1)
     grid = slurm_grid.specs((8,))[1:2]
     seconds = {}
 

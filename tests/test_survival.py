@@ -1,6 +1,5 @@
 """A grid is killed, shares its folder with others, or cannot write: nothing is lost or doubled."""
 
-import errno
 import json
 import os
 import re
@@ -53,19 +52,13 @@ def folder(tmp_path):
     return tmp_path / "results"
 
 
-def test_grids_at_once_compute_each_run_once(folder):
+@pytest.mark.parametrize("killed", [0, 2])
+def test_grids_at_once_compute_each_run_once(folder, killed):
+    """And take over those of grids that are killed: at most what these had begun comes twice."""
     specs = endurance.made_up_grid(30)
-    begun, found = endurance.share(specs, folder, processes=4)
-    assert begun == dict.fromkeys((spec.key for spec in specs), 1)
-    assert len(found) == 30
-
-
-def test_the_run_of_a_killed_grid_is_taken_over(folder):
-    specs = endurance.made_up_grid(30)
-    begun, found = endurance.share(specs, folder, processes=3, killed=2)
-    assert len(found) == 30
-    assert 30 <= sum(begun.values()) <= 32  # at most what the two had begun
-    assert len(begun) == 30
+    begun, found = endurance.share(specs, folder, processes=4, killed=killed)
+    assert len(found) == len(begun) == 30
+    assert sum(begun.values()) <= 30 + killed
 
 
 def test_a_run_that_another_process_computes_is_waited_for(folder, monkeypatch, capsys):
@@ -97,25 +90,6 @@ def whole_grid(folder, monkeypatch):
     return specs, path, path.read_bytes()
 
 
-def left(path):
-    return [p.name for p in path.parent.iterdir()]
-
-
-def test_a_full_disk_is_one_clear_line_and_leaves_what_was_there(folder, monkeypatch):
-    specs, path, before = whole_grid(folder, monkeypatch)
-
-    def full(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    says = pytest.raises(fetch.CannotWriteError, match="No space left on device")
-    with monkeypatch.context() as patch, says as caught:
-        patch.setattr(records.os, "fsync", full)
-        grids.run_grid(specs, folder, workers=1)
-    assert str(path.parent) in str(caught.value) and "\n" not in str(caught.value)
-    assert path.read_bytes() == before and left(path) == [path.name]
-    assert len(grids.run_grid(specs, folder, workers=1)) == 3
-
-
 def in_children(work, children=1):
     """What `work` returns or raises in each of several forked processes, as text."""
     pipes = []
@@ -140,7 +114,7 @@ def in_children(work, children=1):
 
 
 def test_a_limit_on_file_sizes(folder, monkeypatch):
-    """A real refusal of the system: EFBIG, which stands for quotas too."""
+    """A real refusal of the system: EFBIG, which stands for quotas and full disks too."""
     specs, path, before = whole_grid(folder, monkeypatch)
 
     def work():
@@ -149,14 +123,16 @@ def test_a_limit_on_file_sizes(folder, monkeypatch):
 
     (said,) = in_children(work)
     assert said.startswith(f"CannotWriteError: {path.parent}: cannot be written (File too large)")
-    assert path.read_bytes() == before and left(path) == [path.name]
+    assert "\n" not in said and path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert len(grids.run_grid(specs, folder, workers=1)) == 3
 
 
 def test_a_read_only_results_folder(monkeypatch):
     """By a user without root's rights, whom the folder's mode binds. Before any run is begun."""
     with tempfile.TemporaryDirectory() as name:
-        base = Path(name)
         monkeypatch.setenv("CURLORA_CACHE", f"{name}/cache")
+        base = Path(name)
         specs, path, before = whole_grid(base / "results", monkeypatch)
         locked = [base / "results" / "embedded", path.parent, path.parent.parent / ".claims"]
         for place in (base, *locked):
@@ -198,8 +174,7 @@ def test_specs_are_told_apart_in_a_queue(folder):
     """By everything they say: two that differ in their seed only are two claims."""
     specs = profiles.grid("embedded", "table1", ranks=[4], seeds=[0, 1], methods=["lora"])
     with grids.run_queue.Queue(specs, folder, lambda spec: None) as queue:
-        taken = [queue.take(), queue.take()]
-        assert taken == specs and queue.take() is None
+        assert [queue.take() for _ in range(3)] == [*specs, None]
         with grids.run_queue.Queue(specs, folder, lambda spec: None) as other:
             assert other.take() is None and other.left == specs
     with grids.run_queue.Queue(specs, folder, lambda spec: None) as other:

@@ -44,16 +44,13 @@ def grid(tmp_path):
 
     def start(ranks):
         command = [sys.executable, tmp_path / "grid.py", tmp_path / "results", ranks]
+        environment = {**os.environ, "PYTHONPATH": str(records.ROOT)}
         with open(tmp_path / "log", "w") as log:
             process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env={**os.environ, "PYTHONPATH": str(records.ROOT)},
+                command, stdout=log, stderr=log, start_new_session=True, env=environment,
                 # a shell's background jobs ignore interrupts, and so would what they start
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-            )
+            )  # fmt: skip
         started.append(process)
         return process
 
@@ -87,15 +84,11 @@ def alive(group):
 
 ENDS = {
     "interrupted": (os.killpg, signal.SIGINT),  # as by Ctrl-C
-    "its first process interrupted": (os.kill, signal.SIGINT),
     "killed": (os.kill, signal.SIGKILL),
 }
-SLOW = {"its first process interrupted"}
 
 
-@pytest.mark.parametrize(
-    "how", [pytest.param(how, marks=[pytest.mark.slow] * (how in SLOW)) for how in ENDS]
-)
+@pytest.mark.parametrize("how", ENDS)
 def test_a_grid_that_is_ended_keeps_what_is_done_and_leaves_no_worker(grid, tmp_path, how):
     """Workers that went on would compute for nobody."""
     process = grid(MANY)
@@ -120,15 +113,14 @@ def test_runs_beside_one_that_fails_are_kept(grid, tmp_path):
 
 
 def test_one_after_the_other_a_failure_is_named_too(monkeypatch, tmp_path):
-    before, failing, _ = specs = profiles.grid("embedded", "table1", ranks=[14, 13, 15],
-                                               methods=["lora"])  # fmt: skip
+    specs = profiles.grid("embedded", "table1", ranks=[14, 13, 15], methods=["lora"])
 
     def run(spec, progress, checkpoint):
-        if spec == failing:
+        if spec.rank == 13:
             raise RuntimeError("a fault")
         return records.RunRecord(spec.to_dict())
 
     monkeypatch.setattr(sequence, "run", run)
-    with pytest.raises(grids.RunFailedError, match=f"^{failing.key}: RuntimeError: a fault$"):
+    with pytest.raises(grids.RunFailedError, match=f"^{specs[1].key}: RuntimeError: a fault$"):
         grids.run_grid(specs, tmp_path / "results", workers=1)
-    assert records_of(tmp_path) == [f"{before.key}.json"]
+    assert records_of(tmp_path) == [f"{specs[0].key}.json"]
