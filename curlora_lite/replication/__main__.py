@@ -22,7 +22,9 @@ def main(arguments=None):
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except _failures() as error:
+    except Exception as error:  # what a run or a notebook that fails raises
+        if type(error).__name__ not in ("RunFailedError", "PapermillExecutionError"):
+            raise
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -34,15 +36,6 @@ def _need_checkout(options):
             "this command needs a checkout of the repository, with its notebooks and results, and "
             f"{records.ROOT} is none; of what is installed the library works: `import curlora_lite`"
         )
-
-
-def _failures():
-    """What a run or a notebook that fails raises; imported only when something has failed."""
-    from papermill import PapermillExecutionError
-
-    from .grids import RunFailedError
-
-    return RunFailedError, PapermillExecutionError
 
 
 def reproduce(options):

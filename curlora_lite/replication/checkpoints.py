@@ -13,8 +13,6 @@ from safetensors.torch import save_file
 
 from . import fetch
 
-RECORD = "record"
-
 
 def save(path, record, model, heads):
     """Keep the state after the last of `record.stages`; heads: task -> its trained head.
@@ -29,7 +27,7 @@ def save(path, record, model, heads):
         tensors["generator cuda"] = torch.cuda.get_rng_state()
     with fetch.aside(path) as part:
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(kept, part, metadata={RECORD: json.dumps(dataclasses.asdict(record))})
+        save_file(kept, part, metadata={"record": json.dumps(dataclasses.asdict(record))})
 
 
 def load(path, record):
@@ -40,7 +38,7 @@ def load(path, record):
     """
     try:
         with safetensors.safe_open(path, "pt") as file:
-            kept = json.loads(file.metadata()[RECORD])
+            kept = json.loads(file.metadata()["record"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (FileNotFoundError, safetensors.SafetensorError, ValueError, KeyError, TypeError):
         return None

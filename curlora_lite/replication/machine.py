@@ -4,7 +4,8 @@ import functools
 import json
 import os
 import platform
-import time
+import statistics
+import timeit
 from pathlib import Path
 
 import torch
@@ -62,13 +63,8 @@ def _measured():
 
 
 def _median(call):
-    times = []
     call()
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return sorted(times)[ROUNDS // 2]
+    return statistics.median(timeit.repeat(call, number=1, repeat=ROUNDS))
 
 
 def _product(dtype):

@@ -66,11 +66,6 @@ def load(name, precision="fp32", device="cpu"):
     return loaded
 
 
-def forget():
-    """Let go of the model that is kept: the next `load` reads it anew."""
-    load.cache_clear()
-
-
 def sha256(name):
     """One sha256 for the weights that `load` reads, without loading them."""
     patterns = hub.MODELS[name].files if name in hub.MODELS else ("*.safetensors",)

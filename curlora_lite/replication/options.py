@@ -30,10 +30,6 @@ def _integers(text):
         ) from None
 
 
-def _names(text):
-    return text.split(",")
-
-
 GRID, RUNS, ON = ("reproduce", "report"), ("reproduce", "audit"), {"action": "store_true"}
 # option: (the commands that have it, what argparse is told of it)
 OPTIONS = {
@@ -41,7 +37,7 @@ OPTIONS = {
     "tables": (("reproduce", "bench"), ON),
     "ranks": (GRID, {"type": _integers}),
     "seeds": ((*GRID, "audit"), {"type": _integers}),
-    "methods": (GRID, {"type": _names}),
+    "methods": (GRID, {"type": lambda text: text.split(",")}),
     "protocol": (GRID, {}),
     "precision": (GRID, {"choices": PRECISIONS}),
     "checkpointing": (GRID, ON),
@@ -51,6 +47,6 @@ OPTIONS = {
     "gpus": (RUNS, {"type": int, "help": "of a run"}),
     "memory": (RUNS, {"type": int, "help": "GB of a run"}),
     "minutes": (RUNS, {"type": int, "help": "of a run"}),
-    "keys": (("verify",), {"type": _names}),
+    "keys": (("verify",), {"type": lambda text: text.split(",")}),
     "share": (("verify",), {"type": float}),
 }

@@ -8,7 +8,6 @@ from rich.table import Table
 from . import runs
 from .conclusions import CONTRADICTED
 
-WIDTH = 100
 # Each with the assertion that holds it, of the first table's means.
 SENTENCES = (
     (
@@ -35,7 +34,7 @@ def show(frame):
     if finished.empty:
         return
     means = finished.groupby(["label", "table"], sort=False)[["acc", "forgetting", "ratio"]].mean()
-    tables, console = sorted(frame.table.unique()), Console(width=WIDTH, highlight=False)
+    tables, console = sorted(finished.table.unique()), Console(width=100, highlight=False)
     seeds = ", ".join(map(str, sorted(frame.seed.unique())))
     shown = Table(title=f"{frame.source.iloc[0]} data, seed {seeds}", title_justify="left")
     shown.add_column("")
