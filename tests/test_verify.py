@@ -44,12 +44,8 @@ def test_the_same_again_is_equal_bit_for_bit(run, tiny):
     assert kinds == {"loss": 9, "accuracy": 6, "answers": 6, "norm": 6, "perplexity": 2}
 
 
-def move(values, key, by):
-    values[key] += by
-
-
-def stretch(values, key, by):
-    values[key] *= 1 + by
+def move(values, key, by, relative=False):
+    values[key] += by * values[key] if relative else by
 
 
 def flip(score, by):
@@ -61,8 +57,8 @@ def flip(score, by):
 CHANGES = {  # of a record and its first stage
     "nothing": lambda run, stage, by: None,
     "loss": lambda run, stage, by: move(stage["training"]["losses"], 0, by),
-    "perplexity": lambda run, stage, by: stretch(run.perplexity["final"], "perplexity", by),
-    "norm": lambda run, stage, by: stretch(stage["norms"], next(iter(stage["norms"])), by),
+    "perplexity": lambda run, stage, by: move(run.perplexity["final"], "perplexity", by, True),
+    "norm": lambda run, stage, by: move(stage["norms"], next(iter(stage["norms"])), by, True),
     "accuracy": lambda run, stage, by: move(stage["scores"]["mrpc"], "accuracy", by),
     "answers": lambda run, stage, by: flip(stage["scores"]["mrpc"], by),
     "steps": lambda run, stage, by: move(stage["training"], "steps", 1),
