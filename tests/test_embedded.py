@@ -36,7 +36,6 @@ def test_every_embedded_profile_has_the_rows_of_every_protocol(protocol):
     assert profiles.EMBEDDED_SENTIMENT["balanced"] == 2 * min(labels[0], labels[4])
 
 
-<<<<<<< HEAD
 def test_smollm2_is_the_one_described():
     model = models.load("smollm2-135m", "fp32").model
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
@@ -78,8 +77,6 @@ def test_the_fused_form_has_one_conv1d_a_layer():
     models.forget()
 
 
-=======
->>>>>>> 90378da42cc2c883815acee1bbc11c02de546f32
 def test_bf16_agrees_with_fp32():
     """Frozen bf16 weights against the fp32 reference, SmolLM2.
 
