@@ -22,8 +22,6 @@ PARTITION ?=
 GPUS ?=
 MEMORY ?=
 MINUTES ?=
-# of `make reliability`: on a Slurm of its own too
-SLURM ?=
 TABLES ?=
 PYTHON ?= python3
 
@@ -52,7 +50,7 @@ CLUSTER = $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(if $(PARTITION),--partiti
 	$(if $(MINUTES),--minutes $(MINUTES))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce audit verify test test-slow test-library size notebook report readme bench reliability \
+.PHONY: help setup reproduce audit verify test test-slow test-library size notebook report readme bench \
 	audit-deps lint fetch doctor clean
 
 help: ## this list
@@ -118,9 +116,6 @@ report: reproduce ## one HTML page of the executed notebooks
 
 verify: $(READY) ## compute some records of PROFILE again and compare (VERIFY=key,key or SHARE=0.2)
 	@$(RUN) verify $(CHOSEN) $(if $(VERIFY),--keys $(VERIFY)) $(if $(SHARE),--share $(SHARE))
-
-reliability: $(READY) ## kill grids, try made-up inputs; counts into results/reliability (SLURM=1: on a Slurm of its own)
-	@$(BIN)/python tests/$(if $(call on,SLURM),slurm_grid,reliability).py
 
 readme: $(READY) ## put the tables into the pages that show them
 	@$(RUN) readme

@@ -1,6 +1,6 @@
 """What a grid survives: killed at random moments, several at once. Real processes, made-up runs.
 
-`make reliability` counts what comes of it (see `reliability.py`); the tests do the same in small.
+The tests of survival and of Slurm use it.
 """
 
 import contextlib
@@ -8,7 +8,6 @@ import hashlib
 import os
 import random
 import signal
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -169,19 +168,3 @@ def share(specs, folder, processes, killed=0):
         ended(pid)
     begun = (folder / "begun").read_text().split()
     return {key: begun.count(key) for key in begun}, numbers(specs, folder)
-
-
-def counts():
-    """Two hundred kills, and twenty times four grids at once: what came of them."""
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["CURLORA_CACHE"] = f"{folder}/cache"
-        specs = made_up_grid(24)
-        kills = survive_kills(specs, f"{folder}/kills", kills=200, seed=0)
-        shared = dict.fromkeys(("grids", "runs", "begun twice", "missing"), 0)
-        for place in range(20):
-            begun, found = share(specs, f"{folder}/share{place}", processes=4)
-            shared["grids"] += 4
-            shared["runs"] += len(specs)
-            shared["begun twice"] += sum(count > 1 for count in begun.values())
-            shared["missing"] += len(specs) - len(found)
-    return {"kills": kills, "shared": shared}
