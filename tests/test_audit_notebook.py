@@ -1,30 +1,20 @@
 """The audit's sentences: the committed records bear them out, and others would not."""
 
-import io
 import json
 import linecache
-import subprocess
-import tarfile
 
+import committed
 import nbformat
 import pytest
 
 from curlora_lite.replication import conclusions, notebooks, records
 
 BOOK = records.ROOT / "notebooks" / "audit.ipynb"
-FOLDERS = ("results/audit/runs", "results/smollm2/runs")
 
 
 @pytest.fixture
 def results(tmp_path):
-    """The committed records, whatever has been computed here since."""
-    archive = ["git", "-C", str(records.ROOT), "archive", "HEAD", *FOLDERS]
-    kept = subprocess.run(archive, capture_output=True)
-    if kept.returncode:
-        pytest.skip("not a git checkout: which records are the committed ones is not known")
-    with tarfile.open(fileobj=io.BytesIO(kept.stdout)) as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path / "results"
+    return committed.unpack(tmp_path)
 
 
 def said(monkeypatch, **parameters):
@@ -61,7 +51,7 @@ def test_the_committed_records_bear_every_sentence_out(results, tmp_path):
     text = json.dumps(outputs)
     assert "CURLoRA-16 ends +0.0" in text  # the sentences are there
     assert conclusions.CONTRADICTED not in text
-    for folder, names in (("tables", "head_only price claims"), ("figures", "head_only price")):
+    for folder, names in (("tables", "head_only price verdicts"), ("figures", "head_only price")):
         for name in names.split():
             assert list((results / "audit" / folder).glob(f"{name}.*"))
 
@@ -85,4 +75,4 @@ def test_other_seeds_run_through_without_the_papers_data(results, monkeypatch, s
     assert "the paper's data" not in "".join(shown).replace("At the paper's", "").lower()
     assert contradicted(shown)  # two seeds show next to nothing
     name = "-".join(map(str, seeds))
-    assert (results / "audit" / "selections" / f"seeds-{name}" / "tables" / "claims.md").exists()
+    assert (results / "audit" / "selections" / f"seeds-{name}" / "tables" / "verdicts.md").exists()

@@ -1,0 +1,219 @@
+"""What pages say in their sentences: each number from the committed records, each claim held."""
+
+import re
+from types import SimpleNamespace
+
+import committed
+import numpy as np
+import pytest
+
+from curlora_lite import metrics
+from curlora_lite.replication import paper, profiles, records, runs
+
+USUAL, FIXED = "LoRA-16, lora_init=usual", ", corrected"
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory):
+    """`audit` and `smollm2`: a row a run, by condition (and seed). `rows`: the tidy frames."""
+    results = committed.unpack(tmp_path_factory.mktemp("committed"))
+    rows = {name: runs.frame(name, results) for name in ("audit", "smollm2")}
+    rows["audit"] = rows["audit"][rows["audit"].table == "table1"]
+    made = {name: runs.summary(frame) for name, frame in rows.items()}
+    named = made["audit"].label + ", " + made["audit"].protocol
+    audit = made["audit"].assign(condition=named.str.replace(", published", ""))
+    audit = audit.sort_values("seed").set_index("condition")
+    return SimpleNamespace(audit=audit, smollm2=made["smollm2"].set_index("label"), rows=rows)
+
+
+def less(frames, measure, first, second):
+    return metrics.paired(frames.audit[measure][first], frames.audit[measure][second])
+
+
+def gain(frames, name):
+    head = "Head only" + FIXED * name.endswith(FIXED)
+    return less(frames, "acc", name, head)
+
+
+def ratio(frames, name):
+    return np.exp(frames.audit.nats[name].mean())
+
+
+def learned(frames, label, measure="just_learned"):
+    return frames.smollm2[measure][label] - frames.smollm2[measure]["Head only"]
+
+
+def ranks(method):
+    return [f"{method}-{rank}" for rank in paper.RANKS]
+
+
+def span(values):
+    return min(values), max(values)
+
+
+def at_the_end(frames, task, *labels):
+    """Accuracies on the paper's data after the last stage."""
+    rows = frames.rows["smollm2"]
+    rows = rows[(rows.measure == "accuracy") & (rows.stage == 3) & (rows.task == task)]
+    return rows.set_index("label").value[list(labels or rows.label)]
+
+
+def majority(frames, profile, task):
+    rows = frames.rows[profile]
+    return rows[(rows.measure == "accuracy") & (rows.task == task)].majority.iloc[0]
+
+
+def sizes(frames):
+    tasks = profiles.profile_named("audit").tables["table1"].tasks
+    rows = frames.rows["audit"]
+    scored = rows[rows.measure == "accuracy"].groupby("task").n.first()
+    return (*(task.train_rows for task in tasks), *(scored[task.name] for task in tasks))
+
+
+def mean_majority(frames):
+    tasks = ("mrpc", "sst2", runs.BALANCED)
+    return np.mean([majority(frames, "audit", task) for task in tasks])
+
+
+# page -> {what its sentence says: the numbers for the braces, from the frames}
+FACTS = {
+    "results/audit/README.md": {
+        "ends {:.3f} above one": lambda f: [gain(f, "CURLoRA-16").mean],
+        "from nothing ({:+.3f} to {:+.3f})": lambda f: gain(f, "CURLoRA-16")[1:3],
+        "ends {:.3f} above ({:.3f} to {:.3f}), two answers in a hundred": (
+            lambda f: gain(f, "CURLoRA-16" + FIXED)[:3]
+        ),
+        "usual initialisation ends {:.3f} above": lambda f: [gain(f, USUAL).mean],
+        "grows ×{:.2f} instead of ×{:.2f}": lambda f: (ratio(f, USUAL), ratio(f, "LoRA-16")),
+        "CURLoRA-16 stays at ×{:.2f}": lambda f: [ratio(f, "CURLoRA-16")],
+        "learns {:.3f} more than CURLoRA and loses {:.2f} nats more": lambda f: [
+            less(f, measure, USUAL, "CURLoRA-16").mean for measure in ("just_learned", "nats")
+        ],
+        "LoRA-16 learns {:.2f} beyond the head and forgets as much again": (
+            lambda f: [learned(f, "LoRA-16")]
+        ),
+        "CURLoRA-24 learns {:.2f} and forgets nothing": lambda f: [learned(f, "CURLoRA-24")],
+        "the update {:.0f} % smaller": lambda f: [
+            -100
+            * less(f, "norm", "CURLoRA-16, weighting=inverted", "CURLoRA-16").mean
+            / f.audit.norm["CURLoRA-16"].mean()
+        ],
+        "scores {:.2f} on the paper's data": lambda f: at_the_end(f, "sentiment140", "Head only"),
+        "rows it scores {:.2f}": lambda f: at_the_end(f, runs.BALANCED, "Head only"),
+        "ends at {:.2f} so, the majority class at {:.2f}": (
+            lambda f: (f.audit.acc["Head only"].mean(), mean_majority(f))
+        ),
+        "losing {:.2f} doubles it": lambda f: [np.log(2)],
+        "Training has {}, {} and {} rows of the three tasks. Scoring has {}, {} and {}": sizes,
+    },
+    "results/smollm2/README.md": {
+        "perplexity stays at ×{:.2f} to ×{:.2f}": (
+            lambda f: span(f.smollm2.ratio[ranks("CURLoRA")])
+        ),
+        "ends at ×{:.2f} to ×{:.2f}": lambda f: span(f.smollm2.ratio[ranks("LoRA")]),
+        "At rank 24 it is {:.2f} above": lambda f: [learned(f, "CURLoRA-24", "acc")],
+        "it is {:.2f} to {:.2f} above head only": (
+            lambda f: span([learned(f, label) for label in ranks("LoRA")])
+        ),
+        "forgets {:.2f} to {:.2f} on the earlier tasks": (
+            lambda f: span(f.smollm2.forgetting[ranks("LoRA")])
+        ),
+        "above CURLoRA of its rank, by {:.2f} to {:.2f}": lambda f: span(
+            f.smollm2.acc[ranks("LoRA")].to_numpy() - f.smollm2.acc[ranks("CURLoRA")].to_numpy()
+        ),
+        "all methods score {:.2f} to {:.2f} on them": (
+            lambda f: span(at_the_end(f, "sentiment140"))
+        ),
+        "There LoRA has {:.2f} to {:.2f}": (
+            lambda f: span(at_the_end(f, runs.BALANCED, *ranks("LoRA")))
+        ),
+        "head only and CURLoRA do not leave {:.2f} to {:.2f}": (
+            lambda f: span(at_the_end(f, runs.BALANCED, "Head only", *ranks("CURLoRA")))
+        ),
+        "a constant answer has {:.2f}": lambda f: [majority(f, "smollm2", runs.BALANCED)],
+        "both methods move the weights by {:.1f} % of their norm": (
+            lambda f: [100 * f.smollm2.norm["CURLoRA-16"]]
+        ),
+        "LoRA triples perplexity, CURLoRA adds {:.1f} % to it": (
+            lambda f: [100 * (f.smollm2.ratio["CURLoRA-16"] - 1)]
+        ),
+        "majority class, {:.2f}": lambda f: [majority(f, "smollm2", "mrpc")],
+    },
+}
+# Pages of which every number in a sentence is a fact, or one of these: names, settings, bounds
+# that an assertion below holds.
+COMPLETE = ["results/audit/README.md", "results/smollm2/README.md"]
+NAMES = [
+    r"SmolLM2-135M(-Instruct)?|Mistral-7B(-v0\.3)?|\b7B model|(CUR)?LoRA-\d+|SST-2|GPT-2",
+    r"Sentiment140|WikiText-2|Table \d|Eq\. \d|[Qq]uestion \d|\*\*\d\. |95 %|[Ss]eed 0|sha256",
+    r"[Rr]anks \d+ and \d+|[Rr]ank \d+|576 columns|Mistral's 4,096|first 512 positive",
+    r"within 0\.02 of head only|more than 0\.01 above the majority class",
+]
+
+
+def sentences(page):
+    """A page without tables, code, pictures, targets of links and comments, on one line."""
+    text = re.sub(r"<!-- ([\w-]+/\w+) -->.*?<!-- /\1 -->|```.*?```", "", page, flags=re.DOTALL)
+    lines = [line for line in text.splitlines() if not line.startswith(("|", "!["))]
+    return re.sub(r"\]\([^)]*\)|`[^`]*`", "]", " ".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("page", "what"), [(page, what) for page, facts in FACTS.items() for what in facts]
+)
+def test_a_number_in_a_sentence_is_what_the_records_give(frames, page, what):
+    said = what.format(*FACTS[page][what](frames))
+    assert said in sentences((records.ROOT / page).read_text())
+
+
+@pytest.mark.parametrize("page", COMPLETE)
+def test_no_number_in_a_sentence_is_without_a_fact(frames, page):
+    text = sentences((records.ROOT / page).read_text())
+    for what, numbers in FACTS[page].items():
+        text = text.replace(what.format(*numbers(frames)), "")
+    left = re.sub("|".join(NAMES), "", text)
+    assert re.findall(r".{0,30}\d.{0,30}", left) == []
+
+
+def test_what_the_audits_page_says_without_numbers(frames):
+    one, fixed = gain(frames, "CURLoRA-16"), gain(frames, "CURLoRA-16" + FIXED)
+    assert one.low < 0 < one.high and fixed.low > 0 and round(fixed.mean, 2) == 0.02
+    saved = less(frames, "nats", "LoRA-16", USUAL)
+    assert saved.low > 0 and saved.mean > frames.audit.nats["LoRA-16"].mean() / 2  # the larger part
+    assert less(frames, "acc", USUAL, "LoRA-16").low > 0
+    assert less(frames, "nats", USUAL, "CURLoRA-16").low > 0  # some of it is LoRA's own
+    assert less(frames, "nats", "LoRA-16", "CURLoRA-16").low > 0.4  # far better
+    for name in ("CURLoRA-16", "LoRA-16", USUAL):
+        lost = metrics.t_interval(frames.audit.forgetting[name])
+        assert lost.low < 0 < lost.high
+    lora = frames.smollm2.loc["LoRA-16"]
+    assert round(lora.forgetting, 2) == round(learned(frames, "LoRA-16"), 2)  # as much again
+    assert frames.smollm2.forgetting["CURLoRA-24"] <= 0
+    for measure in ("acc", "nats"):
+        drawn = less(frames, measure, "CURLoRA-16, weighting=inverted", "CURLoRA-16")
+        assert drawn.low < 0 < drawn.high
+        for method in ("LoRA-16", "CURLoRA-16"):
+            scheduled = less(frames, measure, f"{method}, schedule=steps", method)
+            assert scheduled.low < 0 < scheduled.high
+
+
+def test_no_condition_of_the_audit_beats_the_majority_class_on_the_stand_in_of_mrpc(frames):
+    rows = frames.rows["audit"]
+    rows = rows[(rows.measure == "accuracy") & (rows.task == "mrpc") & (rows.stage == 3)]
+    means = rows.groupby(["label", "protocol"]).value.mean()
+    assert means.max() - rows.majority.iloc[0] < 0.01
+
+
+def test_what_the_page_on_the_papers_data_says_without_numbers(frames):
+    runs_of = frames.smollm2
+    assert (runs_of.forgetting[ranks("CURLoRA")] <= 0).all()  # loses nothing
+    assert (runs_of.forgetting[ranks("LoRA")] > 0.05).all()
+    for label in ("CURLoRA-8", "CURLoRA-16"):
+        assert 0 < learned(frames, label, "acc") < 0.02
+    assert round(runs_of.norm["LoRA-16"], 3) == round(runs_of.norm["CURLoRA-16"], 3)
+    assert 2.9 < runs_of.ratio["LoRA-16"] < 3.2  # triples
+    assert (at_the_end(frames, "mrpc") < majority(frames, "smollm2", "mrpc")).all()
+    published = {cell: np.mean(row[4:7]) for cell, row in paper.PUBLISHED["table1"].items()}
+    assert all(published["curlora", r] - published["lora", r] > 0.2 for r in paper.RANKS)
+    assert set(runs_of.seed) == {0} and len(runs_of) == 7
+    assert 3.5 < runs_of.seconds.sum() / 3600 < 4.5
