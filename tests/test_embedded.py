@@ -109,7 +109,7 @@ def numbers(record):
     return record.perplexity, stages
 
 
-@pytest.mark.parametrize("table", profiles.TABLES)
+@pytest.mark.parametrize("table", ["table1", "table2"])
 def test_a_short_real_run_repeats(table):
     first, second = (sequence.run(short(table, learning_rate=0.01)) for _ in range(2))
     assert first.status == "finished"
