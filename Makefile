@@ -97,7 +97,7 @@ $(EXTRAS): | $(READY)
 test-library: ## the library alone, with the oldest transformers that it claims
 	@test -x cache/library/bin/python || $(PYTHON) -m venv cache/library
 	cache/library/bin/python $(PIP) torch==2.13.0 transformers==4.56.0 .
-	cache/library/bin/python tests/library_alone.py
+	cache/library/bin/python .ci/library_alone.py
 
 size: ## lines of code, and what they may be
 	@$(PYTHON) tests/size.py

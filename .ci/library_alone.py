@@ -1,4 +1,4 @@
-"""The library where only what `pip install .` brings is there: `python tests/library_alone.py`.
+"""The library where only what `pip install .` brings is there: `python .ci/library_alone.py`.
 
 `make test-library` runs it in an environment of its own, with the oldest transformers claimed.
 """

@@ -1,4 +1,4 @@
-"""`python tests/tolerances.py [FOLDER]`: measure how far numbers move on other machines.
+"""`python results/reliability/tolerances.py [FOLDER]`: measure how far numbers move on other machines.
 
 The runs at rank 8 of both tables, each under conditions that stand for other machines, one process
 after the other; the records stay in FOLDER, and what is there is not computed again. Writes
