@@ -13,7 +13,6 @@ import string
 import pyarrow
 import pyarrow.parquet
 import pytest
-import safetensors.torch
 import torch
 from attempts import attempt, cases
 from hypothesis import example, given
@@ -21,7 +20,7 @@ from hypothesis import strategies as st
 from small_runs import WordTokenizer, small, small_grid, tiny_gpt2
 
 import curlora_lite
-from curlora_lite import CURLoRAConfig, LoRAConfig, adapter_files, training
+from curlora_lite import CURLoRAConfig, LoRAConfig, training
 from curlora_lite.replication import (
     __main__,
     corpus,
@@ -222,67 +221,6 @@ def test_adapter_configurations(values):
         with torch.no_grad():
             assert torch.isfinite(MODEL(input_ids=torch.tensor([[1, 2, 3]])).logits).all()
         curlora_lite.remove_adapters(MODEL)
-    as_it_was()
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory):
-    """The two files of a CURLoRA adapter of `MODEL`, as bytes, and a folder to spoil them in."""
-    folder = tmp_path_factory.mktemp("adapter")
-    config = CURLoRAConfig(rank=4, target_modules=["c_attn"])
-    curlora_lite.add_adapters(MODEL, config)
-    adapter_files.save_adapter(MODEL, folder)
-    curlora_lite.remove_adapters(MODEL)
-    return folder, {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def load(folder):
-    adapter_files.load_adapter(MODEL, folder)
-    curlora_lite.remove_adapters(MODEL)
-
-
-PATHS = ["../../transformer.h.0.attn.c_attn", "/etc/passwd", "", ".", "lm_head"]
-
-
-@cases(60)
-@given(st.data())
-def test_descriptions_of_adapters(adapter, data):
-    folder, files = adapter
-    value = data.draw(spoiled(json.loads(files["adapter.json"])) | JUNK)
-    if isinstance(value, dict) and isinstance(value.get("projections"), dict):
-        moved = data.draw(st.none() | st.sampled_from(PATHS))
-        for first in list(value["projections"])[: moved is not None]:
-            value["projections"][moved] = value["projections"].pop(first)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    (folder / "adapter.json").write_text(json.dumps(value))
-    errors = (adapter_files.AdapterFileError,)
-    attempt("adapter's description", lambda: load(folder), errors, folder)
-    as_it_was()
-
-
-@cases(40)
-@given(st.data())
-def test_tensors_of_adapters(adapter, data):
-    """Bytes changed or cut, or other tensors: shapes, dtypes, indices, not finite."""
-    folder, files = adapter
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    path = folder / "adapter.safetensors"
-    if data.draw(st.booleans()):
-        content = bytearray(path.read_bytes())
-        for place in data.draw(st.lists(st.integers(0, 400), max_size=4)):
-            content[place % len(content)] ^= data.draw(st.integers(1, 255))
-        path.write_bytes(bytes(content[: data.draw(st.integers(0, 2 * len(content)))]))
-    else:
-        tensors = safetensors.torch.load_file(path)
-        name = data.draw(st.sampled_from(["U", "rows", "cols"]))
-        odd = [tensors[name] * 1000, tensors[name].double(), tensors[name][:1], torch.zeros(0)]
-        other = odd[data.draw(st.integers(0, 3))]
-        other = other / 0 if other.is_floating_point() and data.draw(st.booleans()) else other
-        safetensors.torch.save_file({**tensors, name: other.contiguous()}, path)
-    errors = (adapter_files.AdapterFileError,)
-    attempt("adapter's tensors", lambda: load(folder), errors, folder)
     as_it_was()
 
 
