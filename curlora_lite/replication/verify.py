@@ -1,9 +1,9 @@
 """Compute records again and compare every number: bit for bit, or within what was measured.
 
-Tolerances are for records of another place (`results/reliability/tolerances.py` measured them, on a few runs of
-each model, under conditions that stand for other machines). Two kinds: `rounding`, the same draws
-and sums in another order (threads, instructions, rows padded or packed); and `machine`, dropout
-drawn by another routine besides. What was not measured is not judged.
+Tolerances are for records of another place: `results/reliability/tolerances.py` measured them, on a
+few runs of each model, under conditions that stand for other machines. Two kinds: `rounding`, the
+same draws and sums in another order (threads, instructions, rows padded or packed); and `machine`,
+dropout drawn by another routine besides. What was not measured is not judged.
 """
 
 import dataclasses
