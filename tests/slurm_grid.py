@@ -13,13 +13,9 @@ import safetensors
 import small_runs
 import torch
 
-from curlora_lite.replication import checkpoints, cluster, grids, records
+from curlora_lite.replication import checkpoints, cluster, grids
 
-FOLDER = records.ROOT / "results" / "reliability"
 RANKS = (4, 8, 16, 24)
-# what `measure` counts: these are as many
-RUNS = "runs of the grid, on two nodes"
-EQUAL = ("records equal to those of a grid without Slurm", "the same with no node killed")
 
 
 def specs(ranks):

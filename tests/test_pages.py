@@ -77,6 +77,10 @@ def mean_majority(frames):
 
 # page -> {what its sentence says: the numbers for the braces, from the frames}
 FACTS = {
+    "README.md": {
+        "leaves perplexity at ×{:.2f}": lambda f: [f.smollm2.ratio["CURLoRA-16"]],
+        "grows ×{:.2f} instead of ×{:.2f}": lambda f: (ratio(f, USUAL), ratio(f, "LoRA-16")),
+    },
     "results/audit/README.md": {
         "ends {:.3f} above one": lambda f: [gain(f, "CURLoRA-16").mean],
         "from nothing ({:+.3f} to {:+.3f})": lambda f: gain(f, "CURLoRA-16")[1:3],
