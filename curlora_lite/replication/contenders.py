@@ -49,12 +49,11 @@ def _curlora(model, targets, rank, forward=None):
 
 
 def _peft(model, targets, rank, kind, **options):
-    """PEFT's, at its defaults but for what is given."""
+    """PEFT's, at its defaults but for what is given; it sees by itself what a Conv1D is."""
     import peft
 
-    conv = any(isinstance(module, Conv1D) for module in projections(model, targets).values())
-    options |= {"r": rank, "target_modules": list(targets), "fan_in_fan_out": conv}
-    return peft.get_peft_model(model, getattr(peft, kind)(**options))
+    config = getattr(peft, kind)(r=rank, target_modules=list(targets), **options)
+    return peft.get_peft_model(model, config)
 
 
 BUILD = {  # name -> (model, targets, rank) -> model
