@@ -73,6 +73,8 @@ def measured(folder):
         for kind, kinds in (("rounding", ["rounding"]), ("machine", ["rounding", "machine"])):
             largest = own[own.kind.isin(kinds)].drop(columns=["condition", "kind"]).max()
             one[kind] = (FACTOR * largest).to_dict()
+            for share in ("accuracy", "answers"):
+                one[kind][share] = min(1.0, one[kind][share])  # of all rows
     return found, each.reset_index()
 
 
