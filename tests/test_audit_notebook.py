@@ -46,7 +46,7 @@ def altered(results, change, **wanted):
 
 def test_the_committed_records_bear_every_sentence_out(results, tmp_path):
     target = tmp_path / "audit.ipynb"
-    notebooks.execute("audit", {"results": str(results)}, BOOK, target)
+    notebooks.execute("audit", {"results": str(results)}, target)
     outputs = [output for c in nbformat.read(target, 4).cells for output in c.get("outputs", [])]
     text = json.dumps(outputs)
     assert "CURLoRA-16 ends +0.0" in text  # the sentences are there
