@@ -105,6 +105,7 @@ def folder(repository):
     path = place(repository)
     if not mirror() and missing(repository):
         where = {"repo_type": repository.kind, "revision": repository.revision, "local_dir": path}
+        where["endpoint"] = os.environ.get("HF_ENDPOINT") or None
         try:
             snapshot_download(repository.name, allow_patterns=list(repository.files), **where)
         except OSError as error:  # the hub's own errors are, too
