@@ -131,9 +131,10 @@ def find(spec, results=None, own=None, statuses=RESULTS):
 def workspace():
     """A random name for this working copy, made once and kept in the cache folder."""
     path = fetch.cache_dir() / "workspace"
-    with fetch.alone(path):
-        if not path.exists():
-            fetch.write(path, uuid.uuid4().hex[:12])
+    if not path.exists():
+        with fetch.alone(path):
+            if not path.exists():
+                fetch.write(path, uuid.uuid4().hex[:12])
     return path.read_text().strip()
 
 
