@@ -72,7 +72,7 @@ def test_scoring_reads_where_the_protocol_says(gpt2, readout, name):
     spec = table2(protocol=dataclasses.replace(PUBLISHED, readout=readout))
     stage = {"scores": {}}
     encoded = training.Encoded(rows, torch.zeros(len(rows), dtype=torch.long))
-    sequence._score([stage], spec, gpt2, {name: (head, encoded)}, 0, lambda *_: None)
+    sequence._score(stage, None, spec, gpt2, {name: (head, encoded)}, lambda *_: None, 0)
     size = 128 if readout == "last-position" and name != "mrpc" else 1
     answers = []
     for i in range(0, len(rows), size):
