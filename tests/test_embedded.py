@@ -8,7 +8,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from curlora_lite import CURLoRAConfig, add_adapters, count_trainable, scoring
-from curlora_lite.replication import corpus, data, fused, grids, models, profiles, sequence
+from curlora_lite.replication import corpus, data, fused, grids, inputs, models, profiles, sequence
 from curlora_lite.training import encode, features, packed_features, pad
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ def test_every_embedded_profile_has_the_rows_of_every_protocol(protocol):
     for profile in (p for p in profiles.PROFILES.values() if p.source == "embedded"):
         for table in profile.tables:
             spec = profiles.grid(profile.name, table, protocol=protocol, methods=["head-only"])[0]
-            read = {name for t in spec.tasks for name in sequence._examples(spec, t)}
+            read = {name for t in spec.tasks for name in inputs.examples(spec, t)}
             assert {"train", "eval"} < read
     labels = Counter(label for *_, label in corpus.examples("sentiment140", "eval", "first"))
     assert profiles.EMBEDDED_SENTIMENT["first"] == labels[0] + labels[2]
@@ -74,7 +74,7 @@ def test_the_fused_form_has_one_conv1d_a_layer():
     assert attention.qkv_proj.weight.dtype == torch.bfloat16
     add_adapters(loaded.model, CURLoRAConfig(rank=16, target_modules=["qkv_proj"]))
     assert count_trainable(loaded.model) == 30 * 256
-    models.forget()
+    models.load.cache_clear()
 
 
 def test_bf16_agrees_with_fp32():

@@ -19,7 +19,7 @@ MODELS = {
     "mistral-7b": "Mistral-7B-v0.3",
 }
 TASKS = {"mrpc": "MRPC", "sst2": "SST-2", "sentiment140": "Sentiment140"}
-# Scores that stand beside the published rows (see `sequence._examples`).
+# Scores that stand beside the published rows (see `inputs.examples`).
 BESIDE = {
     runs.BALANCED: "↳ as many positive as negative rows",
     "sentiment140, three classes": "↳ held-out rows of three classes",
