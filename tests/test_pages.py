@@ -102,9 +102,8 @@ FACTS = {
             * less(f, "norm", "CURLoRA-16, weighting=inverted", "CURLoRA-16").mean
             / f.audit.norm["CURLoRA-16"].mean()
         ],
-        "scores {:.2f} on them, and {:.2f} where half of the rows are positive": lambda f: [
-            at_the_end(f, task, "Head only").item() for task in ("sentiment140", runs.BALANCED)
-        ],
+        "bare head scores {:.2f} on": lambda f: at_the_end(f, "sentiment140", "Head only"),
+        "them, and {:.2f} where half": lambda f: at_the_end(f, runs.BALANCED, "Head only"),
         "ends at {:.2f} so, the majority class at {:.2f}": (
             lambda f: (f.audit.acc["Head only"].mean(), mean_majority(f))
         ),
@@ -195,8 +194,7 @@ def test_what_the_audits_page_says_without_numbers(frames):
     assert round(lora.forgetting, 2) == round(learned(frames, "LoRA-16"), 2)  # as much again
     assert frames.smollm2.forgetting["CURLoRA-24"] <= 0
     for task in ("sentiment140", runs.BALANCED):
-        head, ours = at_the_end(frames, task, "Head only", "CURLoRA-16").round(2)
-        assert head == ours  # scores the same
+        assert at_the_end(frames, task, "Head only", "CURLoRA-16").round(2).nunique() == 1
     for measure in ("acc", "nats"):
         drawn = less(frames, measure, "CURLoRA-16, weighting=inverted", "CURLoRA-16")
         assert drawn.low < 0 < drawn.high
