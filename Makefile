@@ -87,8 +87,8 @@ audit: $(READY) ## which of the paper's claims hold, into results/audit (QUICK=1
 test: $(READY) ## the tests; no network, under four minutes (MIRROR=DIR: the real data too)
 	$(if $(MIRROR),CURLORA_TEST_MIRROR='$(abspath $(MIRROR))') $(BIN)/python -m pytest -q
 
-test-slow: $(READY) fetch $(EXTRAS) ## the longer tests, on the embedded model
-	PYTHONPATH=$(EXTRAS) $(BIN)/python -m pytest -q -m slow
+test-slow: $(READY) fetch $(EXTRAS) ## the longer tests, on the embedded model and on a real Slurm
+	PYTHONPATH=$(EXTRAS) $(BIN)/python -m pytest -q -m slow tests .ci/slurm
 
 # torchao for one test, beside the environment: where it is installed transformers loads it always
 $(EXTRAS): | $(READY)

@@ -1,6 +1,6 @@
 """What a grid survives: killed at random moments, several at once. Real processes, made-up runs.
 
-The tests of survival and of Slurm use it.
+The tests of survival use it, and those of Slurm in `.ci/slurm`.
 """
 
 import contextlib
@@ -11,8 +11,6 @@ import signal
 import threading
 import time
 from pathlib import Path
-
-import small_runs
 
 from curlora_lite.replication import cluster, grids, profiles, records, sequence, verify
 
@@ -42,35 +40,6 @@ class MadeUpTask(cluster.Task):
             os.kill(os.getpid(), signal.SIGKILL)
         sequence.run = made_up
         return super().__call__(values)
-
-
-class TinyTask(cluster.Task):
-    """A job of a real run on a tiny model, that lasts some seconds."""
-
-    def __call__(self, values):
-        _tiny_and_slow(setattr)
-        return super().__call__(values)
-
-
-def tiny_jobs(put, put_environment):
-    """Tiny models here and in the jobs that are submitted from here."""
-    _tiny_and_slow(put)
-    put(cluster, "Task", TinyTask)
-    put(cluster, "POLL", 1)
-    found = [str(Path(__file__).parent), str(records.ROOT), os.environ.get("PYTHONPATH", "")]
-    put_environment("PYTHONPATH", os.pathsep.join(filter(None, found)))  # jobs inherit it
-
-
-def _tiny_and_slow(put):
-    """A run can be killed between two of its tasks: each takes two seconds."""
-    small_runs.stand_in(put)
-    train = sequence.training.train_task
-
-    def slowly(*given, **named):
-        time.sleep(2)
-        return train(*given, **named)
-
-    put(sequence.training, "train_task", slowly)
 
 
 def started(specs, folder, run=made_up, log=None):

@@ -5,17 +5,51 @@ The runs are real ones on tiny models, made to last some seconds.
 
 import contextlib
 import json
+import os
+import sys
 import threading
 import time
+from pathlib import Path
 
-import endurance
 import safetensors
-import small_runs
 import torch
 
-from curlora_lite.replication import checkpoints, cluster, grids
+from curlora_lite.replication import checkpoints, cluster, grids, records, sequence
 
-RANKS = (4, 8, 16, 24)
+HERE = Path(__file__).parent
+sys.path.insert(0, str(records.ROOT / "tests"))
+
+import endurance
+import small_runs
+
+
+class TinyTask(cluster.Task):
+    """A job of a real run on a tiny model, that lasts some seconds."""
+
+    def __call__(self, values):
+        _tiny_and_slow(setattr)
+        return super().__call__(values)
+
+
+def tiny_jobs(put, put_environment):
+    """Tiny models here and in the jobs that are submitted from here."""
+    _tiny_and_slow(put)
+    put(cluster, "Task", TinyTask)
+    put(cluster, "POLL", 1)
+    found = [str(HERE), str(records.ROOT), os.environ.get("PYTHONPATH", "")]
+    put_environment("PYTHONPATH", os.pathsep.join(filter(None, found)))  # jobs inherit it
+
+
+def _tiny_and_slow(put):
+    """A run can be killed between two of its tasks: each takes two seconds."""
+    small_runs.stand_in(put)
+    train = sequence.training.train_task
+
+    def slowly(*given, **named):
+        time.sleep(2)
+        return train(*given, **named)
+
+    put(sequence.training, "train_task", slowly)
 
 
 def specs(ranks):

@@ -2,7 +2,6 @@
 
 import threading
 
-import endurance
 import pytest
 import slurm_cluster
 import slurm_grid
@@ -26,7 +25,7 @@ def here():
 def tiny(monkeypatch, tmp_path):
     """Tiny models, here and in the jobs; a cache of its own."""
     monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
-    endurance.tiny_jobs(monkeypatch.setattr, monkeypatch.setenv)
+    slurm_grid.tiny_jobs(monkeypatch.setattr, monkeypatch.setenv)
 
 
 def test_a_preempted_run_is_queued_again_and_goes_on(here, tmp_path):
