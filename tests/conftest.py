@@ -1,6 +1,9 @@
 """Shared fixtures: tiny seeded models, no network, and a cache folder of its own for each test."""
 
+import io
 import os
+import subprocess
+import tarfile
 import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -10,19 +13,34 @@ import pytest
 import torch
 from small_runs import stand_in, tiny_gpt2, tiny_llama
 
-from curlora_lite.replication import records
+from curlora_lite.replication import fetch, machine, records
+
+
+@pytest.fixture(scope="session")
+def slow_cache(tmp_path_factory):
+    """A cache of the session's own that has the embedded model and corpus where there are any."""
+    folder = tmp_path_factory.mktemp("cache")
+    for name in ("models", "files", "downloads"):
+        if (fetch.cache_dir() / name).exists():
+            (folder / name).symlink_to((fetch.cache_dir() / name).resolve())
+    return folder
 
 
 @pytest.fixture(autouse=True)
 def own_place(request, monkeypatch, tmp_path):
-    """A cache folder of its own and one thread, which is faster for what is tiny.
+    """A cache folder of its own, a machine that is not measured, one thread: faster for the tiny.
 
-    Slow tests have the real cache, with the embedded model: `CURLORA_CACHE`, or the checkout's.
+    Slow tests share a cache, and are measured for.
     """
     if request.node.get_closest_marker("slow"):
+        monkeypatch.setenv("CURLORA_CACHE", str(request.getfixturevalue("slow_cache")))
+        machine._measured.cache_clear()
         yield
+        machine._measured.cache_clear()
         return
     monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
+    measured = {"precision": "fp32", "rows": "packed"}
+    monkeypatch.setattr(machine, "_measured", lambda: measured)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -31,15 +49,25 @@ def own_place(request, monkeypatch, tmp_path):
 
 @pytest.fixture(autouse=True, scope="session")
 def checkout_as_it_was(request):
-    """No test but a slow one writes into the checkout's cache or results."""
-    before = _written()
+    """No test writes into the checkout's cache; none but a slow one into its results."""
+    slow = any(item.get_closest_marker("slow") for item in request.session.items)
+    places = [records.ROOT / name for name in ("cache", "results")[: 1 if slow else 2]]
+    before = {path for place in places for path in place.rglob("*")}
     yield
-    if not any(item.get_closest_marker("slow") for item in request.session.items):
-        assert _written() == before
+    assert {path for place in places for path in place.rglob("*")} == before
 
 
-def _written():
-    return {path for name in ("cache", "results") for path in (records.ROOT / name).rglob("*")}
+@pytest.fixture(scope="session")
+def committed(tmp_path_factory):
+    """The folder `results` as it is committed, whatever has been computed here since."""
+    archive = ["git", "-C", str(records.ROOT), "archive", "HEAD", "results"]
+    kept = subprocess.run(archive, capture_output=True)
+    if kept.returncode:
+        pytest.skip("not a git checkout: which results are the committed ones is not known")
+    folder = tmp_path_factory.mktemp("committed")
+    with tarfile.open(fileobj=io.BytesIO(kept.stdout)) as files:
+        files.extractall(folder, filter="data")
+    return folder / "results"
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""Records with made-up numbers that a reader can work out, and what the committed ones are."""
+"""Records with made-up numbers that a reader can work out, and the committed ones."""
 
-from curlora_lite.replication import fetch, profiles, records
+from curlora_lite.replication import profiles, records
 
 TASKS = ("mrpc", "sst2", "sentiment140")
 MAJORITY = {"mrpc": 0.68, "sst2": 0.51, "sentiment140": 1.0, "sentiment140, balanced": 0.5}
@@ -50,15 +50,6 @@ def two_seeds(profile="smollm2", table="table1"):
     ]  # fmt: skip
 
 
-def committed(profile, table):
-    """The records of a profile's own grid that came with the checkout; None if some did not.
-
-    Where this working copy has computed any, tables and figures are of those.
-    """
-    name = fetch.cache_dir() / "workspace"
-    here = name.read_text().strip() if name.exists() else None
-    for path in records.runs_folder(profile).glob("*.json"):
-        if records.load(path).provenance.get("workspace") == here:
-            return None
-    found = [records.find(spec) for spec in profiles.grid(profile, table, fast="bf16")]
-    return None if None in found else found
+def committed_records(results, profile, table):
+    """The records of a profile's own grid as they are committed (see `conftest.committed`)."""
+    return [records.find(spec, results) for spec in profiles.grid(profile, table, fast="bf16")]

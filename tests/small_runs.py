@@ -1,14 +1,12 @@
 """Made-up texts, a tokenizer and cut-down specs: runs that take a fraction of a second."""
 
 import dataclasses
-import subprocess
 
-import pytest
 import torch
 from datasets import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from curlora_lite.replication import data, fused, machine, models, profiles, records
+from curlora_lite.replication import data, fused, machine, models, profiles
 
 
 def tiny_llama():
@@ -77,11 +75,5 @@ def small(spec, **changes):
 
 
 def small_grid(table="table1", **chosen):
-    return [small(s) for s in profiles.grid("embedded", table, **{"ranks": [4], **chosen})]
-
-
-def committed(path):
-    """A file as the last commit has it; the test is skipped where there is none."""
-    command = ["git", "-C", str(records.ROOT), "show", f"HEAD:{path}"]
-    shown = subprocess.run(command, capture_output=True, text=True)
-    return shown.stdout if shown.returncode == 0 else pytest.skip(f"no {path} in a commit")
+    chosen = {"ranks": [4], "seeds": [3], **chosen}
+    return [small(spec) for spec in profiles.grid("embedded", table, **chosen)]

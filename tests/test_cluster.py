@@ -35,13 +35,6 @@ def test_what_is_given_replaces_it():
     assert cluster.needs(specs, **given) == cluster.Needs(0, 5, 7, 1, "long")
 
 
-@pytest.mark.parametrize(("name", "given"), [("GPUS", "gpus"), ("WORKERS", "at_once")])
-def test_numbers_that_are_none(name, given, tmp_path):
-    specs = profiles.grid("embedded", "table2")
-    with pytest.raises(ValueError, match=f"{name}: got -1, expected a whole number"):
-        cluster.run_grid(specs, tmp_path, **{given: -1})
-
-
 @pytest.mark.parametrize(
     ("given", "said"),
     [

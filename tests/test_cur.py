@@ -12,27 +12,18 @@ def worked_example():
     return torch.tensor([[2.0, 0.0, 3.0], [0.0, 3.0, 4.0]])
 
 
-def test_worked_example_of_section_4_2():
+def test_the_worked_example_of_section_4_2():
+    """1/p = 38/4, 38/9, 38/25: over their common denominator 900, 225, 100 and 36 of 361. Rows,
+    over the other axis: 13 and 25 of 38."""
     p = cur.probabilities(worked_example(), dim=1)
     assert p.tolist() == pytest.approx([4 / 38, 9 / 38, 25 / 38], abs=1e-12)
-
-
-def test_worked_example_inverted():
-    # 1/p = 38/4, 38/9, 38/25; over their common denominator 900: 225, 100, 36 of 361.
-    q = cur.inverted(cur.probabilities(worked_example(), dim=1))
-    assert q.tolist() == pytest.approx([225 / 361, 100 / 361, 36 / 361], abs=1e-12)
-
-
-def test_rows_are_norms_over_the_other_axis():
-    p = cur.probabilities(worked_example(), dim=0)
-    assert p.tolist() == pytest.approx([13 / 38, 25 / 38], abs=1e-12)
-
-
-def test_smoothed_is_the_authors_formula():
-    p = np.array([4, 9, 25]) / 38
-    expected = (1 / (p + 0.001)) / (1 / (p + 0.001)).sum()
-    got = cur.draw_probabilities(torch.from_numpy(p), "smoothed")
-    assert got.tolist() == pytest.approx(expected.tolist(), abs=1e-12)
+    expected = [225 / 361, 100 / 361, 36 / 361]
+    assert cur.draw_probabilities(p, "inverted").tolist() == pytest.approx(expected, abs=1e-12)
+    authors = (1 / (np.array([4, 9, 25]) / 38 + 0.001)).tolist()
+    expected = [each / sum(authors) for each in authors]
+    assert cur.draw_probabilities(p, "smoothed").tolist() == pytest.approx(expected, abs=1e-12)
+    rows = cur.probabilities(worked_example(), dim=0).tolist()
+    assert rows == pytest.approx([13 / 38, 25 / 38], abs=1e-12)
 
 
 def test_smoothed_is_nearly_uniform_at_mistrals_width():
@@ -80,19 +71,6 @@ def test_selection_repeats_with_its_seed_only():
     ]
     assert all(torch.equal(a, b) for a, b in zip(draws[0], draws[1], strict=True))
     assert not torch.equal(draws[0][0], draws[2][0])
-
-
-@pytest.mark.parametrize("rank", [0, -1, 3, 1.5, True])
-def test_rank_out_of_range(rank):
-    with pytest.raises(ValueError, match="rank: got .* expected a whole number from 1 to 2"):
-        cur.select(worked_example(), rank, cur.Selection(), torch.Generator())
-
-
-def test_unknown_selection_names_the_known_ones():
-    with pytest.raises(ValueError, match="eq4, authors"):
-        cur.as_selection("leverage")
-    with pytest.raises(ValueError, match="inverted, smoothed, uniform, importance"):
-        cur.Selection("leverage")
 
 
 def test_product_norm_is_the_dense_norm_and_below_the_bound():

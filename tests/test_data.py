@@ -73,6 +73,7 @@ def test_parts_are_disjoint_and_whole(small_corpus):
         # 300 texts, one of each two that differ in case only, the edges; sst2 has no neutral ones
         count = 300 + 12 + 4 if task == "sentiment140" else 200 + 12 + 2
         assert sum(map(len, texts.values())) == count
+        assert 0.18 < len(texts["eval"]) / count < 0.32 and 0.1 < len(texts["tune"]) / count < 0.2
 
 
 def test_all_snippets_of_a_review_or_article_stay_on_one_side(small_corpus):
@@ -149,7 +150,14 @@ def test_evaluation_rows_are_those_the_protocol_says(small_corpus):
     assert as_they_come == [rating // 2 for rating in ratings]
 
 
-def test_order_and_digest_repeat(small_corpus):
+def test_rows_are_in_the_order_of_their_hashes(small_corpus):
+    """The first of them are a sample that no order of the file has a part in."""
+    texts = data.load_task("sst2", "train")["text"]
+    assert texts == sorted(texts, key=lambda text: hashlib.sha256(text.encode()).hexdigest())
+    assert data.load_task("sst2", "train", 7)["text"] == texts[:7]
+
+
+def test_a_digest_is_of_the_rows_and_of_the_text(small_corpus):
     first, again = (data.load_task("sst2", "eval", 20) for _ in range(2))
     assert data.digest(first) == data.digest(again)
     assert data.digest(first) != data.digest(data.load_task("sst2", "eval", 19))
@@ -164,18 +172,18 @@ def test_a_digest_is_of_every_column(small_corpus, column):
     assert data.digest(given[0]) != data.digest(given[1])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("cola", "train"), "task: got 'cola', expected one of mrpc, sst2, sentiment140"),
-        (("sst2", "test"), "part: got 'test', expected one of train, tune, eval"),
-        (("sst2", "train", 10**6), "rows: got 1000000, expected a whole number from 1 to"),
-        (("sst2", "train", -1), "rows: got -1"),
-    ],
-)
-def test_bad_arguments(small_corpus, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        data.load_task(*arguments)
+@pytest.mark.parametrize("rows", [10**6, -1, 0, True])
+def test_more_rows_than_there_are(small_corpus, rows):
+    with pytest.raises(ValueError, match=f"rows: got {rows}, expected a whole number from 1 to"):
+        data.load_task("sst2", "train", rows)
+
+
+def test_a_damaged_corpus_is_not_read(cache):
+    (cache / "files").mkdir()
+    (cache / "files" / "hutto_ICWSM_2014.tar.gz").write_bytes(b"half")
+    corpus._read.cache_clear()
+    with pytest.raises(fetch.FetchError, match="hutto_ICWSM_2014.tar.gz: its sha256 is"):
+        corpus.text("eval")
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
 """`make doctor`: what it says of a machine made up here."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
-from small_runs import committed
+from made_records import committed_records
 
 from curlora_lite.replication import doctor, hub, machine, profiles, specs
 
@@ -39,12 +38,12 @@ def test_what_can_run_and_why_not(made_up):
 
 
 @pytest.mark.parametrize("profile", ["embedded", "smollm2"])
-def test_estimates_are_near_what_was_measured(profile):
+def test_estimates_are_near_what_was_measured(committed, profile):
     """Of Table 1's committed records, computed two at a time on two idle cores: within a factor of
     three. (Table 2's were computed beside much other work.)"""
+    found = committed_records(committed, profile, "table1")
+    seconds = sum(record.seconds for record in found) / 2
     specs = profiles.grid(profile, "table1", fast="bf16")
-    found = [committed(f"results/{profile}/runs/{spec.key}.json") for spec in specs]
-    seconds = sum(json.loads(text)["seconds"] for text in found) / 2
     estimate = sum(spec.cost() for spec in specs) * doctor.SECONDS["cpu"]
     assert seconds / 3 < estimate < 3 * seconds
 

@@ -88,13 +88,26 @@ def one_cell_book(path, source):
     return path
 
 
-def test_execution_passes_parameters_and_is_not_repeated(tmp_path):
-    source = one_cell_book(tmp_path / "in.ipynb", "print(x + 1)")
-    target = tmp_path / "out" / "in.ipynb"
-    assert notebooks.execute("in", {"x": 41, "ranks": [8]}, target, source=source)
-    assert nbformat.read(target, 4).cells[-1].outputs[0].text == "42\n"
-    assert not notebooks.execute("in", {"x": 41}, target, source=source)
-    assert notebooks.execute("in", {"x": 5}, target, source=source)
+def test_execution_passes_parameters_and_is_repeated_where_anything_shown_has_changed(
+    tmp_path, monkeypatch
+):
+    """A parameter, or a record of any profile shown; or where it is asked for, as what a notebook
+    writes may have been deleted."""
+    monkeypatch.setattr(records, "runs_folder", lambda profile: tmp_path / profile)
+    source, target = one_cell_book(tmp_path / "in.ipynb", "print(x + 1)"), tmp_path / "out.ipynb"
+
+    def executed(x, **how):
+        given = {"x": x, "ranks": [8], "profile": "embedded"}
+        return notebooks.execute("in", given, target, ("smollm2",), source=source, **how)
+
+    assert executed(41) and nbformat.read(target, 4).cells[-1].outputs[0].text == "42\n"
+    assert not executed(41) and executed(41, anew=True)
+    for profile in ("embedded", "smollm2"):
+        assert not executed(41)
+        (tmp_path / profile).mkdir()
+        (tmp_path / profile / "run.json").write_text("{}")
+        assert executed(41)
+    assert executed(5)
 
 
 def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
@@ -108,28 +121,6 @@ def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
     found = f"import sys; assert sys.executable == {sys.executable!r}"
     source = one_cell_book(tmp_path / "in.ipynb", found)
     assert notebooks.execute("in", {}, tmp_path / "out.ipynb", source=source)
-
-
-def test_execution_anew_is_repeated_in_any_case(tmp_path):
-    """What it writes may have been deleted."""
-    source = one_cell_book(tmp_path / "in.ipynb", f"open({str(tmp_path / 'made')!r}, 'w').close()")
-    arguments = {"target": tmp_path / "out.ipynb", "source": source}
-    assert notebooks.execute("in", {}, **arguments)
-    (tmp_path / "made").unlink()
-    assert not notebooks.execute("in", {}, **arguments)
-    assert notebooks.execute("in", {}, **arguments, anew=True) and (tmp_path / "made").exists()
-
-
-def test_execution_is_repeated_when_a_record_of_any_profile_shown_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "runs_folder", lambda profile: tmp_path / profile)
-    source, target = one_cell_book(tmp_path / "in.ipynb", "print(x)"), tmp_path / "out.ipynb"
-    given, beside = {"profile": "embedded"}, ("smollm2",)
-    assert notebooks.execute("in", given, target, beside, source=source)
-    for profile in ("embedded", "smollm2"):
-        assert not notebooks.execute("in", given, target, beside, source=source)
-        (tmp_path / profile).mkdir()
-        (tmp_path / profile / "run.json").write_text("{}")
-        assert notebooks.execute("in", given, target, beside, source=source)
 
 
 @pytest.mark.parametrize("changed", ["curlora_lite/layers.py", "curlora_lite/replication/runs.py"])

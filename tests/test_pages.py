@@ -3,7 +3,6 @@
 import re
 from types import SimpleNamespace
 
-import committed
 import numpy as np
 import pytest
 
@@ -14,10 +13,9 @@ USUAL, FIXED = "LoRA-16, lora_init=usual", ", corrected"
 
 
 @pytest.fixture(scope="module")
-def frames(tmp_path_factory):
+def frames(committed):
     """`audit` and `smollm2`: a row a run, by condition (and seed). `rows`: the tidy frames."""
-    results = committed.unpack(tmp_path_factory.mktemp("committed"))
-    rows = {name: runs.frame(name, results) for name in ("audit", "smollm2")}
+    rows = {name: runs.frame(name, committed) for name in ("audit", "smollm2")}
     rows["audit"] = rows["audit"][rows["audit"].table == "table1"]
     made = {name: runs.summary(frame) for name, frame in rows.items()}
     named = made["audit"].label + ", " + made["audit"].protocol

@@ -8,9 +8,10 @@ import dataclasses
 import pytest
 import torch
 import transformers
+from small_runs import fake_task, small_grid
 
-from curlora_lite import cur, training
-from curlora_lite.replication import machine, profiles, sequence
+from curlora_lite import LoRAConfig, add_adapters, cur, remove_adapters, training
+from curlora_lite.replication import data, machine, profiles, sequence
 from curlora_lite.replication.protocol import SWITCHES, Protocol
 
 PUBLISHED, CORRECTED = Protocol.published(), Protocol.corrected()
@@ -30,6 +31,10 @@ def padded(monkeypatch):
     monkeypatch.setattr(machine, "packs_rows", lambda: False)
 
 
+def table2(**changes):
+    return spec_of("gpt2-large", "table2", **changes)
+
+
 def steps(spec, task):
     return len(list(training.batches(task.train_rows, sequence.recipe(spec, task))))
 
@@ -38,6 +43,8 @@ def steps(spec, task):
 def test_steps_are_the_papers(profile, table):
     spec = spec_of(profile, table)
     assert tuple(steps(spec, task) for task in spec.tasks) == STEPS[table]
+    assert tuple(task.classes for task in spec.tasks) == (2, 2, 3)
+    assert tuple(task.eval_rows for task in spec.tasks) == (408, 872, 1024)
 
 
 def test_the_last_batch_of_sst2_is_full():
@@ -84,42 +91,6 @@ def test_adapters_are_drawn_as_the_protocol_says():
         assert curlora.target_modules == ("q_proj", "k_proj", "v_proj")
 
 
-def test_selection_is_nearly_uniform_and_repeats_itself():
-    selection = sequence.adapter_config(spec_of(method="curlora")).selection
-    p = torch.tensor([1e-4, 3e-4, 1 - 4e-4], dtype=torch.float64)
-    q = cur.draw_probabilities(p, selection.weighting)
-    assert q[0] / q[1] == pytest.approx(0.0013 / 0.0011)  # Eq. 4 has 3
-    weights = torch.rand(16, 16, generator=torch.Generator().manual_seed(0))
-    rows, _ = cur.select(weights, 16, selection, torch.Generator().manual_seed(0))
-    assert len(set(rows.tolist())) < 16  # all 16 without repeating would be chance 1e-6
-
-
-@pytest.mark.parametrize("protocol", [PUBLISHED, CORRECTED])
-def test_training_is_what_spec_and_protocol_say(protocol):
-    """What comes of each field is worked out in test_training."""
-    spec = spec_of("gpt2-large", "table2", protocol=protocol, seed=3, checkpointing=True)
-    found = dataclasses.asdict(sequence.recipe(spec, spec.tasks[2]))
-    of_protocol = ("schedule", "shuffle", "optimiser", "dropout")
-    assert {name: found.pop(name) for name in of_protocol} == {
-        name: getattr(protocol, name) for name in of_protocol
-    }
-    assert found == {
-        "learning_rate": 2.5e-4, "epochs": 5, "batch": 32, "seed": 3, "peak": None,
-        "checkpointing": True, "last_position": protocol == PUBLISHED, "packed": False,
-    }  # fmt: skip
-
-
-def test_rows_keep_their_order_each_epoch():
-    task = dataclasses.replace(spec_of().tasks[0], epochs=2)
-    spec = spec_of(batch=4, seed=3)
-    in_order = list(training.batches(10, sequence.recipe(spec, task)))
-    assert in_order == 2 * [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    corrected = dataclasses.replace(spec, protocol=CORRECTED)
-    shuffled = list(training.batches(10, sequence.recipe(corrected, task)))
-    assert shuffled[:3] != shuffled[3:]
-    assert sorted(i for batch in shuffled[:3] for i in batch) == list(range(10))
-
-
 def test_perplexity_reads_one_window_of_the_first_tokens():
     for profile, table, tokens in (("mistral-7b", "table1", 10_000), ("gpt2-large", "table2", 256)):
         spec = spec_of(profile, table)
@@ -140,14 +111,79 @@ def test_every_field_can_be_set_alone_and_is_named():
             assert parsed.name() == f"published{changed}"
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("publisht", "protocol: got 'publisht', expected one of published, corrected"),
-        ("published,order=x", "protocol field: got 'order', expected one of weighting"),
-        ("corrected,readout=first", "readout: got 'first', expected one of last-position"),
-    ],
-)
-def test_bad_protocol(text, message):
-    with pytest.raises(ValueError, match=message):
-        Protocol.parse(text)
+ROWS = training.Encoded([[5, 6, 7], [9, 8, 7, 6, 5, 4, 3]], torch.tensor([0, 1]))
+TARGETS = {"llama": ["q_proj"], "gpt2": ["c_attn"]}
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_rows_are_packed_where_that_is_faster_and_nothing_is_read_from_padding(monkeypatch, packs):
+    monkeypatch.setattr(machine, "packs_rows", lambda: packs)
+    for spec, expected in (spec_of(), (packs, False)), (table2(), (False, True)):
+        found = sequence.recipe(spec, spec.tasks[0])
+        assert (found.packed, found.last_position) == expected
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+@pytest.mark.parametrize("kind", TARGETS)
+def test_checkpointing_works_with_and_without_dropout(request, kind, dropout):
+    """Each block is run twice a step, and the losses are those without checkpointing."""
+    model = request.getfixturevalue(kind).requires_grad_(False)
+    # inside the block: checkpointing leaves the block's own hooks outside
+    block = model.model.layers[0].mlp if kind == "llama" else model.transformer.h[0].mlp
+    protocol = dataclasses.replace(PUBLISHED, dropout=dropout)
+    config = LoRAConfig(rank=2, target_modules=TARGETS[kind])
+    losses = {}
+    for checkpointing in (False, True):
+        add_adapters(model, config)
+        torch.manual_seed(0)
+        head = torch.nn.Linear(32, 2)
+        calls = []
+        hook = block.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        torch.manual_seed(0)
+        spec = table2(protocol=protocol, checkpointing=checkpointing, batch=2)
+        recipe = sequence.recipe(spec, dataclasses.replace(spec.tasks[0], epochs=2))
+        trained = training.train_task(model.base_model, head, ROWS, recipe, 0)
+        losses[checkpointing] = trained["losses"]
+        hook.remove()
+        remove_adapters(model)
+        assert len(calls) == (4 if checkpointing else 2)
+        # of the backbone: it alone is put into training mode
+        assert not any(module.training for module in model.base_model.modules())
+        assert not model.base_model.is_gradient_checkpointing
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+    rates = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
+    assert rates == (set() if kind == "llama" else {0.1})  # as they were
+
+
+def test_no_three_class_score_where_two_classes_were_trained(tiny):
+    protocol = dataclasses.replace(PUBLISHED, sentiment_eval="balanced")
+    record = sequence.run(small_grid(methods=["head-only"], protocol=protocol)[0])
+    assert list(record.stages[-1]["scores"]) == ["mrpc", "sst2", "sentiment140"]
+
+
+def test_fewer_rows_leave_the_published_warm_up_earlier():
+    """399 rows in batches of 8 are 50 steps an epoch: 150 of 500 warm-up steps."""
+    spec = profiles.grid("smollm2", "table1", protocol="published,sentiment_eval=balanced")[0]
+    sentiment = spec.tasks[-1]
+    assert sentiment.train_rows == 399
+    assert training.rate(100, steps(spec, sentiment), sentiment.peak, "records") == 0.2
+
+
+def test_with_tune_everything_scored_is_of_the_part_for_tuning(tiny, monkeypatch):
+    """On one loaded model, which remembers the text and its perplexity, as without."""
+    parts, texts = [], {"tune": "the news " * 40, "eval": "the news of the day " * 20}
+
+    def load(task, part, rows, protocol, source):
+        parts.append(part)
+        return fake_task(task, part, rows)
+
+    monkeypatch.setattr(data, "load_task", load)
+    monkeypatch.setattr(data, "load_text", lambda part, source: texts[part])
+    spec, found = small_grid(methods=["head-only"], protocol=CORRECTED)[0], {}
+    for tune, seen in ((True, {"train", "tune"}), (False, {"train", "eval"})):
+        parts.clear()
+        record = sequence.run(dataclasses.replace(spec, tune=tune))
+        assert set(parts) == seen | {"held-out"}
+        found[tune] = record.perplexity["initial"]["tokens"]
+        assert list(record.data["text"]) == ["tune" if tune else "eval"]
+    assert found == {True: 79, False: 99}

@@ -33,6 +33,22 @@ def test_answers_come_back_in_the_order_of_the_rows(llama):
     assert scoring.score_task(llama.base_model, head, encoded, 0)["accuracy"] == 1
 
 
+def test_the_authors_batches_are_of_128_rows_as_they_come(gpt2):
+    """Padded to the longest of each, and read at position -1: a short row's answer is padding's."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = [2 + i // 10 + i * 7 % 11 for i in range(140)]
+    rows = [torch.randint(1, 64, (n,), generator=generator).tolist() for n in lengths]
+    torch.manual_seed(3)
+    head, expected = torch.nn.Linear(32, 5, bias=False), []
+    for batch in (rows[:128], rows[128:]):
+        fill = [[0] * (max(map(len, batch)) - len(row)) for row in batch]
+        ids = torch.tensor([row + zeros for row, zeros in zip(batch, fill, strict=True)])
+        mask = torch.tensor([[1] * len(r) + zeros for r, zeros in zip(batch, fill, strict=True)])
+        expected += head(gpt2.base_model(ids, attention_mask=mask)[0][:, -1]).argmax(1).tolist()
+    found = scoring.predict(gpt2.base_model, head, rows, 0, last_position=True)
+    assert found == expected != scoring.predict(gpt2.base_model, head, rows, 0)
+
+
 def nats(model, ids, window):
     """-log p of each token but the first of each window, in fp64 of the model's own logits."""
     found = []

@@ -4,12 +4,14 @@ import dataclasses
 import io
 import math
 import re
+import shutil
+import subprocess
 
 import pandas as pd
 import pytest
-from made_records import committed, record, two_seeds
+from made_records import committed_records, record, two_seeds
 
-from curlora_lite.replication import paper, profiles, records, runs, tables
+from curlora_lite.replication import paper, profiles, runs, tables, verdict
 
 COLUMNS = ["n", "Majority", "Head only", "LoRA-8", "CURLoRA-8"]
 PUBLISHED = "↳ published"
@@ -201,6 +203,52 @@ def test_latex_escapes_everything_that_it_would_read(tmp_path):
     assert text.isascii()
 
 
+def test_what_is_said_at_the_end(frame, capsys):
+    """Means over the finished runs; a sentence that they contradict says so."""
+    verdict.show(frame)
+    said = capsys.readouterr().out
+    lines = [line[1:-1].split("│") for line in said.splitlines() if line[0] == "│"]
+    assert [[cell.strip() for cell in line] for line in lines] == [
+        ["Head only", "0.60", "0.00", "1.00"],  # accuracy, forgetting, perplexity
+        ["LoRA-8", "0.60", "0.20", "3.00"],
+        ["CURLoRA-8", "0.63", "-0.01", "1.15"],
+        ["Majority class", "0.56", "", ""],
+    ]
+    sentences = [
+        "Language model: perplexity ×1.15 with CURLoRA-8, ×3.00 with LoRA as published.",
+        "Earlier tasks: CURLoRA keeps them (forgetting -0.01; LoRA +0.20).",
+        "But it learns little beyond a head on the frozen model: accuracy 0.63 against 0.60.",
+    ]
+    assert said.splitlines()[-3:] == sentences
+    means = pd.DataFrame({"acc": [0.6, 0.6, 0.7], "forgetting": 0.2, "ratio": [1, 1, 1.5]},
+                         index=["Head only", "LoRA-8", "CURLoRA-8"])  # fmt: skip
+    assert all(text.startswith("Not so in these runs: ") for text in verdict.sentences(means))
+
+
+def test_sizes_beside_the_papers_and_what_the_marks_mean(frame):
+    spec = profiles.grid("smollm2", "table1")[0]
+    found = tables.sizes(spec).T.to_dict("list")
+    for rows in ("mrpc, rows trained", "sst2, rows trained"):
+        assert found.pop(rows) == ["1,000", "1,000"]
+    assert found == {
+        "sentiment140, rows trained": ["498", "498"], "learning_rate": ["0.00025", "0.00025"],
+        "batch": ["8", "8"], "max_length": ["512", "512"], "text_tokens": ["8,192", "10,000"],
+    }  # fmt: skip
+    own = tables.sizes(profiles.grid("gpt2-large", "table2")[0])
+    assert (own["gpt2-large"] == own["paper"]).all()
+    *_, last = tables.marks(frame, "table1")
+    assert last == "95 % interval of an accuracy of 0.70 on 100 rows: 0.60 to 0.78."
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex")
+def test_latex_compiles(frame, tmp_path):
+    table = tables.latex(tables.results(frame, "table1"), "C_1 & 5 %", NOTES)
+    head = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+    (tmp_path / "t.tex").write_text(f"{head}\n{table}\\end{{document}}\n")
+    command = ["pdflatex", "-halt-on-error", "-interaction=batchmode", "t.tex"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+
+
 LARGE = [(999.994, "999.99"), (53896.68, "53,897"), (2_345_678.0, "2.35e+06"), (math.inf, "∞")]
 
 
@@ -239,10 +287,8 @@ def test_parameter_counts_by_the_formula():
 @pytest.mark.parametrize(
     ("profile", "table"), [("smollm2", "table1"), ("embedded", "table1"), ("embedded", "table2")]
 )
-def test_committed_tables_come_from_the_committed_records(profile, table):
-    found = committed(profile, table)
-    if found is None:
-        pytest.skip("not all records are the committed ones")
-    frame, folder = runs.of_grid(found), records.ROOT / "results" / profile / "tables"
+def test_committed_tables_come_from_the_committed_records(committed, profile, table):
+    frame = runs.of_grid(committed_records(committed, profile, table))
+    folder = committed / profile / "tables"
     for name, made in ((table, tables.results), (f"{table}_summary", tables.summary)):
         assert (folder / f"{name}.csv").read_text() == made(frame, table).to_csv(), name

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from curlora_lite.replication import grids, profiles, records, sequence
+from curlora_lite.replication import profiles, records
 
 SCRIPT = """
 import sys, time
@@ -110,17 +110,3 @@ def test_runs_beside_one_that_fails_are_kept(grid, tmp_path):
     assert f"failed: {failed.key}: RuntimeError: a fault" in (tmp_path / "log").read_text()
     assert f"{beside.key}.json" in records_of(tmp_path)
     assert len(records_of(tmp_path)) < 7
-
-
-def test_one_after_the_other_a_failure_is_named_too(monkeypatch, tmp_path):
-    specs = profiles.grid("embedded", "table1", ranks=[14, 13, 15], methods=["lora"])
-
-    def run(spec, progress, checkpoint):
-        if spec.rank == 13:
-            raise RuntimeError("a fault")
-        return records.RunRecord(spec.to_dict())
-
-    monkeypatch.setattr(sequence, "run", run)
-    with pytest.raises(grids.RunFailedError, match=f"^{specs[1].key}: RuntimeError: a fault$"):
-        grids.run_grid(specs, tmp_path / "results", workers=1)
-    assert records_of(tmp_path) == [f"{specs[0].key}.json"]
