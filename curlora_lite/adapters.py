@@ -68,7 +68,7 @@ def add_adapters(model, config, name="default"):
         for module in found.values():
             cur.check_rank(config.rank, weights.shape(module))
         absent = [n for n, m in found.items() if m.weight.is_meta and not weights.offload(m)]
-        if absent and any(not parameter.is_meta for parameter in model.parameters()):
+        if absent and (weights.hooked(model) or not all(p.is_meta for p in model.parameters())):
             raise ValueError(
                 f"model: the weight of {absent[0]} is on the meta device, without numbers; load it "
                 "first, or let accelerate dispatch the model"
@@ -185,11 +185,8 @@ def merge_adapters(model):
     layers = layers_of(model)
     wrapped = {id(layer.base.weight) for layer in layers.values()}
     seen = [n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in wrapped]
-    apart = [n for n, layer in layers.items() if weights.tied_elsewhere(layer.base)]
-    if len(seen) > len(layers) or apart:
-        raise ValueError(
-            f"model: a weight of the adapter is tied: {', '.join(apart or seen)}; untie it"
-        )
+    if len(seen) > len(layers) or weights.tied_head(model):
+        raise ValueError(f"model: a weight of the adapter is tied: {', '.join(seen)}; untie it")
     merged = {
         name: weights.sound(f"model: the merged weight of {name}", layer.merged_weight())
         for name, layer in layers.items()
@@ -212,6 +209,9 @@ def unmerge_adapters(model):
         raise ValueError("model: no adapter is merged; merge_adapters does that")
     restored = list(attached.merged)
     layers = attached.layers[attached.active]
+    replaced = [n for n in restored if model.get_submodule(n) is not layers[n].base]
+    if replaced:
+        raise ValueError(f"model: {replaced[0]} is another module than the one merged into")
     for name, weight in attached.merged.items():
         weights.set_weight(layers[name].base, weight)
     attached.merged, name, attached.active = {}, attached.active, None
@@ -285,6 +285,7 @@ def _install(model, name):
 
 def _resize_token_embeddings(model, *args, **kwargs):
     """The model's own; a wrapped output head is wrapped again, with the outputs it has then."""
+    refuse_merged(model)
     wrapped = isinstance(model.get_output_embeddings(), AdapterLayer)
     with disable_adapters(model) if wrapped else contextlib.nullcontext():
         return type(model).resize_token_embeddings(model, *args, **kwargs)

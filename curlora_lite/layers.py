@@ -48,15 +48,15 @@ class AdapterLayer(nn.Module):
                 "base: its weight is computed (weight norm, pruning, …), so that nothing could be "
                 "merged into it; take that off first (torch.nn.utils.parametrize)"
             )
-        found, expected = tuple(base.weight.shape), weights.shape(base)
-        if not weights.quantised(base.weight):
-            if found != expected:
+        weight, expected = base.weight, weights.shape(base)
+        if not weights.quantised(weight):
+            if tuple(weight.shape) != expected:
                 raise TypeError(
-                    f"base: its weight is packed into {found}, expected {expected}; quantise with "
-                    "bitsandbytes or torchao"
+                    f"base: its weight is packed into {tuple(weight.shape)}, expected {expected}; "
+                    "quantise with bitsandbytes or torchao"
                 )
-            if not base.weight.is_floating_point():
-                raise TypeError(f"base: its weight is {base.weight.dtype}, expected a floating type")
+            if not weight.is_floating_point():
+                raise TypeError(f"base: its weight is {weight.dtype}, expected a floating type")
         self.base = base.requires_grad_(False)
 
     def __setattr__(self, name, value):
@@ -261,10 +261,10 @@ class LoRALinear(AdapterLayer):
         self.A = nn.Parameter(A.to(device))
         self.B = nn.Parameter(torch.zeros(rank, n_out, dtype=dtype, device=device))
 
-    def stand_on(self, base):
-        super().stand_on(base)
-        if "B" in self._parameters:  # outputs that were not there before get no update
-            self.B.data = F.pad(self.B.data, (0, self.out_in[0] - self.B.shape[1]))
+    def refresh(self):
+        super().refresh()
+        # outputs that were not there before (of a resized head) get no update
+        self.B.data = F.pad(self.B.data, (0, self.out_in[0] - self.B.shape[1]))
 
     def forward(self, x):
         y = self.base(x)  # (B..., out)

@@ -39,6 +39,11 @@ def offload(module):
     return next((h for h in getattr(hook, "hooks", [hook]) if getattr(h, "offload", False)), None)
 
 
+def hooked(model):
+    """Whether accelerate dispatched any part of `model`."""
+    return any("_hf_hook" in vars(module) for module in model.modules())
+
+
 def place(module):
     """The device that `module` computes on."""
     hook = offload(module)
@@ -68,10 +73,11 @@ def set_weight(base, weight):
     return before
 
 
-def tied_elsewhere(base):
-    """Whether the weight of `base`, kept elsewhere, is tied to another part of the model."""
-    hook = offload(base) if base.weight.is_meta else None
-    return hook is not None and "weight" in hook.tied_params_names
+def tied_head(model):
+    """Whether a wrapped output head is tied to an embedding that accelerate keeps apart from it."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    elsewhere = hasattr(head, "base") and head.base.weight.is_meta
+    return elsewhere and model.config.tie_word_embeddings
 
 
 def keep_here(module):
