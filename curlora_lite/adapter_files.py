@@ -16,7 +16,7 @@ from safetensors.torch import load, save, save_file
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from . import cur
+from . import cur, weights
 from .adapters import (
     adapter_names,
     as_it_was_if_it_fails,
@@ -26,6 +26,8 @@ from .adapters import (
     layers_of,
     refuse_merged,
 )
+from .base_check import CHECKS, PRECISIONS, checksum, checksums, other_base
+from .checks import known
 from .configs import CURLoRAConfig, LoRAConfig
 from .layers import CURLoRALinear, LoRALinear, adapter_dtype
 
@@ -38,12 +40,14 @@ class AdapterFileError(ValueError):
     """An adapter folder is not whole, not of this format, or not of this base model."""
 
 
+@weights.plainly()
 def save_adapter(model, folder, name=None):
     """Write the adapter called `name` (the active one, if None) into `folder`, made if need be.
 
     CURLoRA: U (n, r, r) as trained, rows and columns (n, r) as int32, of n projections. LoRA:
     A (in, r) and B (r, out) of each. Both: a checksum of columns and rows of each frozen weight.
-    Returns how many bytes that takes: Mistral-7B at rank 16, some 115 KB.
+    Returns how many bytes that takes: Mistral-7B at rank 16, some 115 KB. ValueError, saying where,
+    for numbers that are not finite.
     """
     refuse_merged(model)
     layers, config = layers_of(model, name), config_of(model, name)
@@ -51,9 +55,10 @@ def save_adapter(model, folder, name=None):
         "format": FORMAT,
         "kind": next(kind for kind, known in CONFIGS.items() if isinstance(config, known)),
         "config": dataclasses.asdict(config),
-        "projections": {path: _checksum(layer) for path, layer in layers.items()},
+        "projections": {path: checksum(layer) for path, layer in layers.items()},
+        "rounded": {str(dtype): checksums(layers, dtype) for dtype in PRECISIONS[1:]},
     }
-    tensors = {k: t.detach().cpu().contiguous() for k, t in _tensors(layers).items()}
+    tensors = {k: t.contiguous() for k, t in _tensors(layers).items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     content = save(tensors)
@@ -64,8 +69,12 @@ def save_adapter(model, folder, name=None):
     return sum((folder / file).stat().st_size for file in (TENSORS, DESCRIPTION))
 
 
-def load_adapter(model, folder, name="default"):
+@weights.plainly()
+def load_adapter(model, folder, name="default", check_base="rounded"):
     """Add the adapter saved in `folder` to `model` under `name`, active; returns the names wrapped.
+
+    check_base: which frozen weights to accept. `exact`: those it was trained on, bit for bit.
+    `rounded`: or the same in another precision, with a warning. `shapes`: any of these shapes.
 
     Every number is as it was saved, bit for bit. AdapterFileError, saying which file and what was
     expected, for a folder that lacks a file, a damaged or foreign file, projections or shapes that
@@ -74,6 +83,7 @@ def load_adapter(model, folder, name="default"):
     as it was.
     """
     folder = Path(folder)
+    known("check_base", check_base, CHECKS)
     refuse_merged(model)
     if name in adapter_names(model):
         raise ValueError(f"name: the model has an adapter {name!r} already")
@@ -89,20 +99,17 @@ def load_adapter(model, folder, name="default"):
         )
     layers = {}
     with as_it_was_if_it_fails(model):
-        for place, (path, expected) in enumerate(paths.items()):
+        for place, path in enumerate(paths):
             layers[path] = _layer(bases[path], config, tensors, path, place, folder / TENSORS)
-            if _checksum(layers[path]) != expected:
-                raise AdapterFileError(
-                    f"{folder}: the frozen weight of {path} is not the one this adapter was "
-                    f"trained on (checksum {_checksum(layers[path])}, expected {expected}). Load "
-                    "it into the same base model in the same precision"
-                )
+        if (unlike := other_base(layers, description, check_base)) is not None:
+            raise AdapterFileError(f"{folder}: {unlike}")
         if description.get("tensors_sha256", digest) != digest:  # older versions wrote none
             raise AdapterFileError(f"{folder / TENSORS}: not the one saved with {DESCRIPTION}")
     attach(model, layers, config, name)
     return list(layers)
 
 
+@weights.plainly()
 def export_to_peft(model, folder, name=None):
     """Write the adapter called `name` (the active one, if None) as a PEFT LoRA adapter.
 
@@ -116,8 +123,8 @@ def export_to_peft(model, folder, name=None):
     for path, layer in layers.items():
         down, up = layer.as_lora()
         for key, tensor in (("lora_A", down), ("lora_B", up)):
-            stored = tensor.detach().float().cpu().contiguous()
-            tensors[f"base_model.model.{path}.{key}.weight"] = stored.clone()
+            stored = weights.sound(f"{key} of {path}", tensor.detach().float())
+            tensors[f"base_model.model.{path}.{key}.weight"] = stored.cpu().contiguous().clone()
     adapter_config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM" if getattr(model, "lm_head", None) is not None else None,
@@ -139,27 +146,15 @@ def export_to_peft(model, folder, name=None):
 
 
 def _tensors(layers):
+    def kept(path, name):
+        layer = layers[path]
+        found = weights.sound(f"{name} of {path}", getattr(layer, name).detach())
+        trained = isinstance(getattr(layer, name), nn.Parameter)
+        return found.to("cpu", adapter_dtype(layer.base.weight) if trained else torch.int32)
+
     if all(isinstance(layer, CURLoRALinear) for layer in layers.values()):
-        return {
-            "U": torch.stack([layer.U for layer in layers.values()]),
-            "rows": torch.stack([layer.rows for layer in layers.values()]).to(torch.int32),
-            "cols": torch.stack([layer.cols for layer in layers.values()]).to(torch.int32),
-        }
-    return {f"{path}.{k}": getattr(layer, k) for path, layer in layers.items() for k in "AB"}
-
-
-def _checksum(layer):
-    """Of columns and rows of the frozen weight: those chosen or, for LoRA, r at even distances."""
-    W = layer.W
-    if isinstance(layer, CURLoRALinear):
-        rows, cols = layer.rows, layer.cols
-    else:
-        rank = layer.A.shape[1]
-        rows, cols = (torch.arange(rank, device=W.device) * (n // rank) for n in W.shape)
-    digest = hashlib.sha256(f"{W.dtype} {tuple(W.shape)}".encode())
-    for part in (W[rows], W[:, cols]):
-        digest.update(part.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+        return {k: torch.stack([kept(path, k) for path in layers]) for k in ("U", "rows", "cols")}
+    return {f"{path}.{k}": kept(path, k) for path in layers for k in "AB"}
 
 
 def _read_description(path):
@@ -216,7 +211,7 @@ def _base(model, path, folder):
 def _layer(base, config, tensors, path, place, file):
     """The adapter layer of one projection, its tensors checked and put in."""
     rank, dtype = config.rank, adapter_dtype(base.weight)
-    a, b = base.weight.shape
+    a, b = weights.shape(base)
     if rank > min(a, b):
         raise AdapterFileError(f"{file}: rank {rank}, expected at most {min(a, b)} for {path}")
     if isinstance(config, CURLoRAConfig):
@@ -238,18 +233,19 @@ def _layer(base, config, tensors, path, place, file):
             "B": _take(tensors, f"{path}.B", None, (rank, n_out), dtype, file),
         }
     for name, value in trained.items():
-        if not torch.isfinite(value).all():
+        if not torch.isfinite(value.to(dtype)).all():
             raise AdapterFileError(f"{file}: {name} of {path} holds numbers that are not finite")
         getattr(layer, name).data.copy_(value)
     return layer
 
 
 def _take(tensors, key, place, shape, dtype, file):
-    """One tensor, or its slice number `place`, of exactly this shape and dtype."""
+    """One tensor, or its slice number `place`, of this shape and dtype, or any floating one."""
     found = tensors.get(key)
     if found is not None and place is not None:
         found = found[place] if found.dim() and place < len(found) else None
-    if found is None or tuple(found.shape) != shape or found.dtype != dtype:
+    floating = dtype.is_floating_point and found is not None and found.is_floating_point()
+    if found is None or tuple(found.shape) != shape or not (floating or found.dtype == dtype):
         had = "nothing" if found is None else f"{tuple(found.shape)} {found.dtype}"
         raise AdapterFileError(f"{file}: {key} is {had}, expected {shape} {dtype}")
     return found

@@ -1,12 +1,13 @@
 """Adapters on a whole model: add, switch, count, merge, unmerge, remove."""
 
 import contextlib
+import types
 from dataclasses import dataclass, field
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from . import cur
+from . import cur, weights
 from .checks import known
 from .layers import AdapterLayer
 
@@ -44,14 +45,16 @@ class _Attached:
     merged: dict = field(default_factory=dict)
 
 
+@weights.plainly()
 def add_adapters(model, config, name="default"):
     """Freeze `model`, wrap every projection that `config.target_modules` names, and return them.
 
     Right after, the model's output is that of the base model, bit for bit. A second call under
     another name adds another adapter over the same frozen weights; the newest is active (see
     `set_adapter`).
-    ValueError if a target matches nothing, the name is taken, an adapter is merged, or the rank is
-    too large for a projection; the model is then as it was.
+    ValueError if a target matches nothing, the name is taken, an adapter is merged, a weight has no
+    numbers (zeros, or the meta device without a hook of accelerate's), or the rank is too large for
+    a projection; the model is then as it was.
     Source: §4 (which projections: §6.2).
     """
     attached = _attached(model)
@@ -63,10 +66,23 @@ def add_adapters(model, config, name="default"):
     with disable_adapters(model), as_it_was_if_it_fails(model):
         found = projections(model, config.target_modules)
         for module in found.values():
-            cur.check_rank(config.rank, module.weight.shape)
-        layers = {n: config.wrap(n, module) for n, module in found.items()}
+            cur.check_rank(config.rank, weights.shape(module))
+        absent = [n for n, m in found.items() if m.weight.is_meta and not weights.offload(m)]
+        if absent and (weights.hooked(model) or not all(p.is_meta for p in model.parameters())):
+            raise ValueError(
+                f"model: the weight of {absent[0]} is on the meta device, without numbers; load it "
+                "first, or let accelerate dispatch the model"
+            )
+        layers = {n: _wrapped(config, n, module) for n, module in found.items()}
     attach(model, layers, config, name)
     return list(found)
+
+
+def _wrapped(config, name, module):
+    try:
+        return config.wrap(name, module)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def attach(model, layers, config, name):
@@ -74,8 +90,13 @@ def attach(model, layers, config, name):
     attached = _attached(model)
     _install(model, None)
     model.requires_grad_(False)
+    for projection, layer in layers.items():
+        owner, _, child = projection.rpartition(".")
+        layer.computed_with = weights.computed_with(type(model.get_submodule(owner)), child)
     attached.layers[name], attached.configs[name] = layers, config
     model.__dict__["_curlora"] = attached
+    if hasattr(model, "resize_token_embeddings"):
+        model.resize_token_embeddings = types.MethodType(_resize_token_embeddings, model)
     _install(model, name)
 
 
@@ -147,6 +168,7 @@ def disable_adapters(model):
             _install(model, before)
 
 
+@weights.plainly()
 def merge_adapters(model):
     """Fold the active adapter into the frozen weights, W + alpha C U R, and return their names.
 
@@ -154,37 +176,44 @@ def merge_adapters(model):
     computed in the adapter's dtype and rounded once to the weight's. The weights as they were are
     kept for `unmerge_adapters`, which costs a second copy of the wrapped projections until it or
     `remove_adapters` is called.
-    ValueError if no adapter is active, one is merged already, a frozen weight is quantised, or one
-    is tied to another part of the model, which would change with it.
+    ValueError if no adapter is active, one is merged already, a frozen weight is quantised, one is
+    tied to another part of the model, which would change with it, or the sum is not finite (alpha
+    or U too large, above all for fp16).
     """
     attached = _attached(model)
     refuse_merged(model)
     layers = layers_of(model)
     wrapped = {id(layer.base.weight) for layer in layers.values()}
     seen = [n for n, p in model.named_parameters(remove_duplicate=False) if id(p) in wrapped]
-    if len(seen) > len(layers):
+    if len(seen) > len(layers) or weights.tied_head(model):
         raise ValueError(f"model: a weight of the adapter is tied: {', '.join(seen)}; untie it")
-    weights = {name: layer.merged_weight() for name, layer in layers.items()}
+    merged = {
+        name: weights.sound(f"model: the merged weight of {name}", layer.merged_weight())
+        for name, layer in layers.items()
+    }
     for name, layer in layers.items():
-        attached.merged[name] = layer.base.weight.data
-        layer.base.weight.data = weights[name]
+        attached.merged[name] = weights.set_weight(layer.base, merged[name])
         _replace(model, name, layer.base)
     return list(layers)
 
 
+@weights.plainly()
 def unmerge_adapters(model):
     """Take a merged adapter out of the weights again: they are restored bit for bit, from the copy.
 
-    The adapter is active again, as before `merge_adapters`. Returns the names. ValueError if no
-    adapter is merged.
+    The adapter is active again, as before `merge_adapters`. Of a model that was cast meanwhile they
+    are in its dtype. Returns the names. ValueError if no adapter is merged.
     """
     attached = _attached(model)
     if not attached.merged:
         raise ValueError("model: no adapter is merged; merge_adapters does that")
     restored = list(attached.merged)
     layers = attached.layers[attached.active]
+    replaced = [n for n in restored if model.get_submodule(n) is not layers[n].base]
+    if replaced:
+        raise ValueError(f"model: {replaced[0]} is another module than the one merged into")
     for name, weight in attached.merged.items():
-        layers[name].base.weight.data = weight.to(layers[name].base.weight.device)
+        weights.set_weight(layers[name].base, weight)
     attached.merged, name, attached.active = {}, attached.active, None
     _install(model, name)
     return restored
@@ -205,6 +234,8 @@ def remove_adapters(model, name=None):
         _install(model, None)
     for n in gone:
         del attached.layers[n], attached.configs[n]
+    if not attached.layers:
+        model.__dict__.pop("resize_token_embeddings", None)
     return projections
 
 
@@ -230,22 +261,34 @@ def _attached(model):
     return model.__dict__.get("_curlora") or _Attached()
 
 
+@weights.plainly()
 def _install(model, name):
     """Put the layers of adapter `name` in place of what stands there now; None: the bare base."""
     attached = _attached(model)
     refuse_merged(model)
     before = attached.layers.get(attached.active, {})
     for projection, layer in before.items():
-        _replace(model, projection, layer.base)
+        if model.get_submodule(projection) is layer:
+            _replace(model, projection, layer.base)
     attached.active = name
     for projection, layer in attached.layers.get(name, {}).items():
-        layer.to(layer.base.weight.device)
+        standing = model.get_submodule(projection)
+        if standing is not layer.base:  # another head, say, as resize_token_embeddings makes one
+            layer.stand_on(standing)
         layer.refresh()
         for others in attached.layers.values():
             if projection in others and others[projection] is not layer:
                 layer.share_basis(others[projection])
         layer.train(model.training)
         _replace(model, projection, layer)
+
+
+def _resize_token_embeddings(model, *args, **kwargs):
+    """The model's own; a wrapped output head is wrapped again, with the outputs it has then."""
+    refuse_merged(model)
+    wrapped = isinstance(model.get_output_embeddings(), AdapterLayer)
+    with disable_adapters(model) if wrapped else contextlib.nullcontext():
+        return type(model).resize_token_embeddings(model, *args, **kwargs)
 
 
 def _replace(model, name, module):

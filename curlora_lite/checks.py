@@ -1,6 +1,7 @@
 """Checks of arguments that many files make; errors name the argument, what came, what is known."""
 
 import math
+import numbers
 import sys
 
 
@@ -10,14 +11,18 @@ def known(name, value, choices):
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(str, choices))}")
 
 
-def whole(name, value, least):
-    """ValueError unless `value` is a whole number of `least` or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: got {value!r}, expected a whole number of {least} or more")
+def whole(name, value, least=None):
+    """`value` as an int (numpy's too); ValueError unless a whole number, of `least` or more."""
+    number = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not number or (least is not None and value < least):
+        bound = "" if least is None else f" of {least} or more"
+        raise ValueError(f"{name}: got {value!r}, expected a whole number{bound}")
+    return int(value)
 
 
 def finite(name, value):
-    """ValueError unless `value` is a finite number."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    """`value` as an int or a float (numpy's too); ValueError unless it is a finite number."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not number or abs(value) > sys.float_info.max or math.isnan(value):
         raise ValueError(f"{name}: got {value!r}, expected a finite number")
+    return int(value) if isinstance(value, numbers.Integral) else float(value)

@@ -26,8 +26,13 @@ class AdapterConfig:
     seed: int = 0
 
     def __post_init__(self):
-        whole("rank", self.rank, 1)
-        finite("alpha", self.alpha)
+        plain = {
+            "rank": whole("rank", self.rank, 1),
+            "alpha": finite("alpha", self.alpha),
+            "seed": whole("seed", self.seed),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
         names = self.target_modules
         if isinstance(names, str) or not isinstance(names, (list, tuple, set)):
             what = "the string " if isinstance(names, str) else ""

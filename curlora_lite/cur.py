@@ -30,6 +30,8 @@ class Selection:
 
     def __post_init__(self):
         known("weighting", self.weighting, WEIGHTINGS)
+        known("replacement", self.replacement, (True, False))
+        object.__setattr__(self, "replacement", bool(self.replacement))
 
 
 # The two that the paper stands for: its text, and the code its tables came from.

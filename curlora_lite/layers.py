@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from . import cur
+from . import cur, weights
 from .checks import known
 
 LORA_INITS = ("authors", "usual")
@@ -21,66 +21,115 @@ def adapter_dtype(weight):
     return torch.float64 if weight.dtype == torch.float64 else torch.float32
 
 
-def quantised(weight):
-    """Whether a weight is one of torchao's quantised tensors, which keep shape and dtype."""
-    return type(weight.detach()) is not torch.Tensor
-
-
 class AdapterLayer(nn.Module):
-    """What both adapters share: the frozen `base`, the factor `alpha`, the orientation."""
+    """What both adapters share: the frozen `base`, the factor `alpha`, the orientation.
+
+    Code that looks inside a projection (`weight`, `bias`, `in_features`, …) sees the base's.
+    """
+
+    in_features, out_features, nx, nf = (
+        property(lambda self, name=name: getattr(self.base, name))
+        for name in ("in_features", "out_features", "nx", "nf")
+    )
+    computed_with = False  # whether the owner computes with `weight`, past `forward`
 
     def __init__(self, base, alpha):
         super().__init__()
+        self.alpha = float(alpha)
+        self.stand_on(base)
+        self.transposed = isinstance(base, nn.Linear)  # stored (out, in), the paper's W transposed
+
+    def stand_on(self, base):
+        """Take `base` for the frozen projection; TypeError for what cannot be one."""
         if not isinstance(base, (nn.Linear, Conv1D)):
             raise TypeError(f"base: got {type(base).__name__}, expected nn.Linear or Conv1D")
-        if isinstance(base, nn.Linear):
-            found, expected = tuple(base.weight.shape), (base.out_features, base.in_features)
-            if found != expected:
+        if base._parameters.get("weight") is None:
+            raise TypeError(
+                "base: its weight is computed (weight norm, pruning, …), so that nothing could be "
+                "merged into it; take that off first (torch.nn.utils.parametrize)"
+            )
+        weight, expected = base.weight, weights.shape(base)
+        if not weights.quantised(weight):
+            if tuple(weight.shape) != expected:
                 raise TypeError(
-                    f"base: its weight is packed into {found}, expected {expected}; quantise with "
-                    "torchao, which keeps shapes"
+                    f"base: its weight is packed into {tuple(weight.shape)}, expected {expected}; "
+                    "quantise with bitsandbytes or torchao"
                 )
-        if not base.weight.is_floating_point():
-            raise TypeError(f"base: its weight is {base.weight.dtype}, expected a floating type")
+            if not weight.is_floating_point():
+                raise TypeError(f"base: its weight is {weight.dtype}, expected a floating type")
         self.base = base.requires_grad_(False)
-        self.alpha = float(alpha)
-        self.transposed = isinstance(base, nn.Linear)  # stored (out, in), the paper's W transposed
+
+    def __setattr__(self, name, value):
+        if name in ("weight", "bias", "in_features", "out_features", "nx", "nf"):
+            setattr(self.base, name, value)
+            return
+        super().__setattr__(name, value)
+        if name == "_hf_hook":  # of accelerate, which would keep what is trained elsewhere
+            weights.keep_here(self)
+
+    def _apply(self, fn, recurse=True):
+        """Moves and casts of the model: what is trained stays in fp32 (fp64 over fp64)."""
+        if recurse:
+            self.base._apply(fn)
+        derived = [id(buffer) for buffer in self._buffers.values()]
+
+        def moved(tensor):
+            found = fn(tensor)
+            if tensor.is_meta and not found.is_meta:
+                raise ValueError(
+                    "model: its adapter was added without weights, on the meta device, and has no "
+                    "numbers; remove_adapters, load the weights, then add it"
+                )
+            dtype = found.dtype if id(tensor) in derived else adapter_dtype(self.base.weight)
+            return (found if id(tensor) in derived else tensor).to(found.device, dtype)
+
+        return super()._apply(moved, recurse=False)
+
+    @property
+    def weight(self):
+        """The base's, as it is stored; where the owner computes with it, W + alpha update."""
+        return self.adapted() if self.computed_with else self.base.weight
+
+    @property
+    def bias(self):
+        """The base's."""
+        return weights.parameter(self.base, "bias")
 
     @property
     def out_in(self):
         """(out, in), the projection's widths."""
-        shape = self.base.weight.shape
-        return tuple(shape) if self.transposed else tuple(shape)[::-1]
+        shape = weights.shape(self.base)
+        return shape if self.transposed else shape[::-1]
 
     @property
     def W(self):
-        """The frozen weight as stored, detached; dequantised where it is quantised."""
-        weight = self.base.weight.detach()
-        return weight.dequantize() if quantised(weight) else weight
+        """The frozen weight as stored, detached; fetched and dequantised where it must be."""
+        return weights.dense(self.base)
 
     def update_norm(self):
         r"""||alpha C U R||_F or ||alpha A B||_F, a float. Source: Eq. 14's left side."""
         return abs(self.alpha) * cur.product_norm(*self.factors())
 
-    def merged_weight(self):
+    def adapted(self):
         """W + alpha update, as the base stores it: added in the adapter's dtype, rounded to W's."""
-        if quantised(self.base.weight):
+        W = self.W
+        return (W.to(adapter_dtype(W)) + self.alpha * self.update()).to(W.dtype)
+
+    def merged_weight(self):
+        """`adapted`, detached; ValueError for a quantised base."""
+        if weights.quantised(self.base.weight):
             raise ValueError(
                 "base: its weight is quantised, and would lose most of an update merged into it; "
                 "keep the adapter beside it, or merge into the unquantised model"
             )
-        W, dtype = self.W, adapter_dtype(self.base.weight)
-        with torch.no_grad():
-            return (W.to(dtype) + self.alpha * self.update()).to(W.dtype)
+        return self.adapted().detach()
 
     def refresh(self):
-        """Bring what depends on the frozen weight up to it: after its dtype or values changed.
-
-        What is trained is in fp32 again (fp64 over fp64), should the whole model have been cast.
+        """Bring what depends on the frozen weight up to it: after its device, dtype or values
+        changed. What is trained is in fp32 again (fp64 over fp64).
         """
-        dtype = adapter_dtype(self.base.weight)
-        for parameter in self.parameters(recurse=False):
-            parameter.data = parameter.data.to(dtype)
+        device = weights.place(self.base)
+        self._apply(lambda tensor: tensor.to(device), recurse=False)
 
     def share_basis(self, other):
         """Hold what is derived from the frozen weight once, where `other` holds the same."""
@@ -138,10 +187,12 @@ class CURLoRALinear(AdapterLayer):
         flat = y.reshape(-1, y.shape[-1])  # (n, out)
         # indexing, not index_select: its backward pass is much faster in bf16 on a CPU
         z = flat[:, taps]  # (n, r)
-        if self.base.bias is not None:
-            z = z - self.base.bias[taps]
+        bias = self.base.bias
+        if bias is not None:
+            z = z - (self.bias if bias.is_meta else bias)[taps]
         z = F.linear(z.to(self.U.dtype), self.U if self.transposed else self.U.T)
-        return torch.addmm(flat, z.to(y.dtype), self.basis, alpha=self.alpha).view_as(y)
+        basis = self.basis.to(y.dtype)  # itself, but where its owner casts weights one by one
+        return torch.addmm(flat, z.to(y.dtype), basis, alpha=self.alpha).view_as(y)
 
     def factors(self):
         """(C, U, R), whose product is W_adapted in the stored orientation. Source: Eq. 8."""
@@ -158,7 +209,20 @@ class CURLoRALinear(AdapterLayer):
 
     def refresh(self):
         super().refresh()
-        self.basis = self._basis()
+        # what is fetched or dequantised is so once, when the adapter is added
+        if weights.offload(self.base) is None and not weights.quantised(self.base.weight):
+            self.basis = self._basis()
+
+    def stand_on(self, base):
+        super().stand_on(base)
+        if "rows" in self._buffers:
+            last = [int(indices.max()) for indices in (self.rows, self.cols)]
+            if any(i >= n for i, n in zip(last, weights.shape(base), strict=True)):
+                raise ValueError(
+                    f"base: its weight is now {weights.shape(base)}, but the adapter uses row "
+                    f"{last[0]} and column {last[1]}; remove the adapter"
+                )
+            self.basis = self._basis()
 
     def share_basis(self, other):
         if not isinstance(other, CURLoRALinear) or self.basis.is_meta:
@@ -189,17 +253,22 @@ class LoRALinear(AdapterLayer):
     def __init__(self, base, rank, alpha=1.0, init="usual", *, generator):
         super().__init__(base, alpha)
         known("init", init, LORA_INITS)
-        W = base.weight
-        cur.check_rank(rank, W.shape)
+        cur.check_rank(rank, weights.shape(base))
         n_out, n_in = self.out_in
         bound = 1 / math.sqrt(rank if init == "authors" else n_in)
-        A = torch.rand(n_in, rank, generator=generator, dtype=adapter_dtype(W)) * 2 * bound - bound
-        self.A = nn.Parameter(A.to(W.device))
-        self.B = nn.Parameter(torch.zeros(rank, n_out, dtype=A.dtype, device=W.device))
+        dtype, device = adapter_dtype(base.weight), weights.place(base)
+        A = torch.rand(n_in, rank, generator=generator, dtype=dtype) * 2 * bound - bound
+        self.A = nn.Parameter(A.to(device))
+        self.B = nn.Parameter(torch.zeros(rank, n_out, dtype=dtype, device=device))
+
+    def refresh(self):
+        super().refresh()
+        # outputs that were not there before (of a resized head) get no update
+        self.B.data = F.pad(self.B.data, (0, self.out_in[0] - self.B.shape[1]))
 
     def forward(self, x):
         y = self.base(x)  # (B..., out)
-        z = x @ self.A.to(x.dtype)  # (B..., r)
+        z = x.to(self.A.device) @ self.A.to(x.dtype)  # (B..., r)
         return y + self.alpha * (z @ self.B.to(x.dtype))
 
     def factors(self):

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from unittest import mock
 
 import torch
 from torch.nn import functional as F
@@ -66,6 +67,8 @@ def perplexity(model, ids, window, stride=None):
     stride None: read in consecutive windows of `window` tokens, each from a fresh context; the
     first token of a window has no prediction and is not scored. Otherwise windows begin `stride`
     tokens apart, and each scores the tokens that no earlier one has, all but the text's first.
+    model: a causal language model, adapted by us or by PEFT or not at all; without dropout here,
+    and in the modes it was in afterwards.
     Returns `perplexity` (exp(700) at most: a collapsed model could exceed what a float holds),
     `tokens` (scored), `window`. ValueError for a window or a text of fewer than two tokens;
     DivergedError if the model answers with numbers that are not finite.
@@ -76,26 +79,60 @@ def perplexity(model, ids, window, stride=None):
         raise ValueError(
             f"window: got {window} for a text of {len(ids)} tokens, expected 2 or more of both"
         )
-    model.eval()
-    device = next(model.parameters()).device
+    there = (p.device for p in model.parameters() if not p.is_meta)
+    device = next(there, ids.device)  # all elsewhere: accelerate's hooks bring what is needed
     nats, tokens, done = 0.0, 0, 1
-    with torch.inference_mode(), _frugal_attention(model, window):
+    with torch.inference_mode(), _evaluating(model), _frugal_attention(model, window):
         for start in range(0, len(ids) - 1, stride or window):
             end = min(start + window, len(ids))
             first = start + 1 if stride is None else max(done, start + 1)
             if end <= first:
                 continue
             part = ids[start:end].to(device)
-            hidden = model.base_model(input_ids=part[None], use_cache=False).last_hidden_state[0]
-            states, targets = hidden[first - start - 1 : -1], part[first - start :]
-            for h, t in zip(states.split(LOGIT_CHUNK), targets.split(LOGIT_CHUNK), strict=True):
-                logits = model.lm_head(h).float()  # (T, vocabulary)
-                nats += F.cross_entropy(logits, t, reduction="sum").item()
+            read = first - start
+            for logits in _logits(model, part, read):
+                targets = part[read : read + len(logits)].to(logits.device)
+                nats += F.cross_entropy(logits.float(), targets, reduction="sum").item()
+                read += len(logits)
             tokens, done = tokens + end - first, end
     mean = nats / tokens
     if not math.isfinite(mean):
         raise DivergedError(f"perplexity: the mean log-likelihood is {mean}")
     return {"perplexity": math.exp(min(mean, 700.0)), "tokens": tokens, "window": window}
+
+
+def _logits(model, ids, first):
+    """Yield the model's own logits (T, vocabulary) for ids[first:], `LOGIT_CHUNK` at most at once.
+
+    Its `forward` does more than its head: it may scale or cap what the head says.
+    """
+    asked = {"input_ids": ids[None], "use_cache": False}
+    if not hasattr(model, "peft_config"):  # PEFT's may hold a prompt, which only the whole reads
+        backbone = model.base_model
+        out = backbone(**asked)
+        for states in out.last_hidden_state[0][first - 1 : -1].split(LOGIT_CHUNK):
+            out["last_hidden_state"] = states[None]
+            answer = mock.Mock(return_value=out)
+            with mock.patch.object(backbone, "forward", answer):
+                logits = model(**asked).logits[0]
+            if not answer.called:  # its forward goes past the backbone's
+                break
+            yield logits
+        else:
+            return
+    yield model(**asked).logits[0][-len(ids) :][first - 1 : -1]
+
+
+@contextlib.contextmanager
+def _evaluating(model):
+    """Evaluation mode; each module is then in the mode it was in."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @contextlib.contextmanager

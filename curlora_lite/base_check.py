@@ -1,0 +1,66 @@
+"""Whether an adapter stands on the frozen weights that it was trained on: by checksums of these."""
+
+import hashlib
+import warnings
+
+import torch
+
+from . import weights
+from .layers import CURLoRALinear
+
+CHECKS = ("rounded", "exact", "shapes")
+PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def checksum(layer, dtype=None):
+    """Of columns and rows of the frozen weight: those chosen or, for LoRA, r at even distances.
+
+    dtype: rounded to it before; None: as they are.
+    """
+    W = layer.W
+    if isinstance(layer, CURLoRALinear):
+        rows, cols = layer.rows, layer.cols
+    else:
+        rank = layer.A.shape[1]
+        rows, cols = (torch.arange(rank, device=W.device) * (n // rank) for n in W.shape)
+    dtype = dtype or W.dtype
+    digest = hashlib.sha256(f"{dtype} {tuple(W.shape)}".encode())
+    for part in (W[rows], W[:, cols]):
+        part = weights.sound("model: a frozen weight", part)
+        digest.update(part.to(dtype).cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def checksums(layers, dtype):
+    """One of the weights of all layers, {projection -> layer}, rounded to `dtype`."""
+    parts = "".join(checksum(layer, dtype) for layer in layers.values())
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+
+def other_base(layers, description, check):
+    """What is wrong with the weights that the layers stand on, or None. check: one of `CHECKS`.
+
+    Warns where they are accepted in another precision.
+    """
+    expected = description["projections"]
+    others = [path for path, layer in layers.items() if checksum(layer) != expected[path]]
+    if not others or check == "shapes":
+        return None
+    dtypes = {layer.W.dtype for layer in layers.values()}
+    rounded = description.get("rounded")  # older versions wrote none
+    rounded = rounded if isinstance(rounded, dict) else {}
+    # finer than what it was trained on, and rounded to it the same; or coarser, rounded from it
+    finer = all(expected[p] in [checksum(layers[p], d) for d in PRECISIONS] for p in others)
+    coarser = all(rounded.get(str(d)) == checksums(layers, d) for d in dtypes)
+    if check == "rounded" and (finer or coarser):
+        warnings.warn(
+            "the adapter was trained over these weights in another precision: it is as it was "
+            "saved, the model's output differs by the rounding of the weights",
+            stacklevel=4,
+        )
+        return None
+    return (
+        f"the frozen weight of {others[0]} is not the one this adapter was trained on (checksum "
+        f"{checksum(layers[others[0]])}, expected {expected[others[0]]}). Load it into the same "
+        f"base model; check_base ({check}) says what counts as such"
+    )
