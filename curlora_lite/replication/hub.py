@@ -16,7 +16,7 @@ from huggingface_hub import errors, get_token, snapshot_download
 from pyarrow import ArrowException, parquet
 
 from ..checks import known
-from .fetch import FetchError, cache_dir, sha256_of
+from .fetch import SOURCES, FetchError, cache_dir, sha256_of
 
 
 @dataclass(frozen=True)
@@ -25,63 +25,25 @@ class Repository:
 
     name: str
     revision: str
-    files: tuple
+    files: list
     kind: str = "model"
     gigabytes: float = 0.01
     gated: bool = False
 
 
-_PAIR, _ONE = ("sentence1", "sentence2", "label"), ("sentence", "label")
-_TWEET = ("text", "sentiment")
-_GLUE, _WIKITEXT, _TWEETS = "nyu-mll/glue", "Salesforce/wikitext", "stanfordnlp/sentiment140"
-TABLES = {  # (task, part) -> (repository, its files, the columns that are read)
-    ("mrpc", "train"): (_GLUE, "mrpc/train-*.parquet", _PAIR),
-    ("mrpc", "eval"): (_GLUE, "mrpc/validation-*.parquet", _PAIR),
-    ("sst2", "train"): (_GLUE, "sst2/train-*.parquet", _ONE),
-    ("sst2", "eval"): (_GLUE, "sst2/validation-*.parquet", _ONE),
-    # the author's code trains on the test split and evaluates on the train split
-    ("sentiment140", "train"): (_TWEETS, "sentiment140/test/*.parquet", _TWEET),
-    ("sentiment140", "eval"): (_TWEETS, "sentiment140/train/*.parquet", _TWEET),
-    ("text", "eval"): (_WIKITEXT, "wikitext-2-raw-v1/test-*.parquet", ("text",)),
-}
-_REVISIONS = {  # of the data sets; their licences: other (GLUE), CC-BY-SA-3.0, unknown
-    _GLUE: "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
-    _WIKITEXT: "b08601e04326c79dfdd32d625aee71d232d685c3",
-    _TWEETS: "refs/convert/parquet",  # the repository itself holds a script, which nothing runs
+# (task, part) -> (repository, its files, the columns that are read)
+TABLES = {
+    (table["task"], table["part"]): (table["repository"], table["files"], table["columns"])
+    for table in SOURCES["table"]
 }
 DATASETS = tuple(
-    Repository(name, revision, tuple(f for of, f, _ in TABLES.values() if of == name), "dataset")
-    for name, revision in _REVISIONS.items()
+    Repository(name, revision, [f for of, f, _ in TABLES.values() if of == name], "dataset")
+    for name, revision in SOURCES["dataset"].items()
 )
-_BESIDE = ("config.json", "tokenizer.json", "tokenizer_config.json")
-MODELS = {
-    "gpt2-large": Repository(  # MIT
-        "openai-community/gpt2-large",
-        "32b71b12589c2f8d625668d2335a01cac3249519",
-        ("model.safetensors", *_BESIDE),
-        gigabytes=3.3,
-    ),
-    "mistral-7b": Repository(  # Apache-2.0
-        "mistralai/Mistral-7B-v0.3",
-        "caa1feb0e54d415e2df31207e5f4e273e33509b1",
-        ("model-*.safetensors", "model.safetensors.index.json", *_BESIDE),
-        gigabytes=14.5,
-        gated=True,
-    ),
-}
+MODELS = {name: Repository(**known) for name, known in SOURCES["model"].items()}
+# sha256 of what is read of a pinned revision, wherever it comes from (see `_digest`)
+PINNED = {f"{table['task']}/{table['part']}": table["sha256"] for table in SOURCES["table"]}
 ASIDE = 5  # every fifth row of Sentiment140's test split is kept out of training where asked for
-
-# sha256 of what is read of a pinned revision, wherever it comes from (see `_digest`).
-# A mirror may hold Sentiment140's train split in part: its first 1,024 rows, the published, count.
-PINNED = {
-    "mrpc/train": "eec2dc9a83a3b728f6cf93ad686090248f6fa8e9841969686f7d39be18ca71c9",
-    "mrpc/eval": "c70bd376cf4a6837bdcf30844cff41d03b154006b6cec7436df6ca1343edcce3",
-    "sst2/train": "b0490eb7d732a01a217ef811810f8b85f3716dfaaf5bfa7b585e87f32f46e0e8",
-    "sst2/eval": "310c790cfcefa01c8a1cfaeefd36b3788af7488987d349b382f5461590409a64",
-    "sentiment140/train": "01ed4b4c79919dab9993172f479813354010032c39c82d2bebfcec27c7cdc842",
-    "sentiment140/eval": "fb7f454a6dc074822596d95cffce4d6d07807541acf938e6a59462fde1d9fa45",
-    "text/eval": "343c2979225330c50cc09f8cde0f4355a8da6e0c482043c4319a238dd2330d97",
-}
 
 
 def mirror():
@@ -107,7 +69,7 @@ def folder(repository):
         where = {"repo_type": repository.kind, "revision": repository.revision, "local_dir": path}
         where["endpoint"] = os.environ.get("HF_ENDPOINT") or None
         try:
-            snapshot_download(repository.name, allow_patterns=list(repository.files), **where)
+            snapshot_download(repository.name, allow_patterns=repository.files, **where)
         except OSError as error:  # the hub's own errors are, too
             raise FetchError(f"{repository.name}{_why(error, repository, path)}") from error
     if absent := missing(repository):
