@@ -91,22 +91,21 @@ def one_cell_book(path, source):
 def test_execution_passes_parameters_and_is_repeated_where_anything_shown_has_changed(
     tmp_path, monkeypatch
 ):
-    """A parameter, or a record of any profile shown; or where it is asked for, as what a notebook
-    writes may have been deleted."""
+    """A parameter, or a record of its profile; or where it is asked for, as what a notebook writes
+    may have been deleted."""
     monkeypatch.setattr(records, "runs_folder", lambda profile: tmp_path / profile)
     source, target = one_cell_book(tmp_path / "in.ipynb", "print(x + 1)"), tmp_path / "out.ipynb"
 
     def executed(x, **how):
         given = {"x": x, "ranks": [8], "profile": "embedded"}
-        return notebooks.execute("in", given, target, ("smollm2",), source=source, **how)
+        return notebooks.execute("in", given, target, source=source, **how)
 
     assert executed(41) and nbformat.read(target, 4).cells[-1].outputs[0].text == "42\n"
     assert not executed(41) and executed(41, anew=True)
-    for profile in ("embedded", "smollm2"):
-        assert not executed(41)
+    for profile, due in (("embedded", True), ("smollm2", False)):
         (tmp_path / profile).mkdir()
         (tmp_path / profile / "run.json").write_text("{}")
-        assert executed(41)
+        assert executed(41) == due and not executed(41)
     assert executed(5)
 
 
@@ -131,10 +130,10 @@ def test_execution_is_repeated_when_the_package_changes(changed, tmp_path, monke
         (tmp_path / name).write_text("before")
     monkeypatch.setattr(records, "ROOT", tmp_path)
     source = one_cell_book(tmp_path / "in.ipynb", "print(x)")
-    before = notebooks._inputs(source, {}, ())
-    assert notebooks._inputs(source, {}, ()) == before
+    before = notebooks._inputs(source, {}, "embedded")
+    assert notebooks._inputs(source, {}, "embedded") == before
     (tmp_path / changed).write_text("after")
-    assert notebooks._inputs(source, {}, ()) != before
+    assert notebooks._inputs(source, {}, "embedded") != before
 
 
 def test_a_notebook_that_fails_leaves_nothing(tmp_path):

@@ -64,9 +64,7 @@ def reproduce(options):
         found = _computed(specs, options)
     folder = records.outputs(profile, **chosen)
     _execute(notebooks.of_profile(profile), {"profile": profile, **chosen}, folder, options.tables)
-    pages.fill(records.ROOT / "results" / profile / "README.md")
     verdict.show(runs.of_grid(found))
-    print(f"tables, figures, notebooks and records: {folder.relative_to(records.ROOT)}/")
     lost = [run for run in found if run.status not in records.RESULTS]
     if lost:
         said = "; ".join(f"{run.spec['method']}-{run.spec['rank']}: {run.message}" for run in lost)
@@ -82,8 +80,6 @@ def audit(options):
     _computed([s for t in tables for s in grids.plan(profile, t, seeds=seeds)], options)
     folder = records.outputs(profile, seeds=seeds)
     _execute(["audit"], {"profile": profile, "seeds": seeds}, folder)
-    pages.fill(records.ROOT / "results" / profile / "README.md")
-    print(f"notebook, tables, figures and records: {folder.relative_to(records.ROOT)}/")
 
 
 def _computed(specs, options):
@@ -106,9 +102,11 @@ def _computed(specs, options):
 
 
 def _execute(books, parameters, folder, anew=False):
-    """Execute notebooks into a folder of results, those that are not up to date."""
+    """Execute notebooks that are not up to date, fill the folder's page, say where it all is."""
     for name in books:
         notebooks.execute(name, parameters, folder / "notebooks" / f"{name}.ipynb", anew=anew)
+    pages.fill(folder / "README.md")
+    print(f"tables, figures, notebooks and numbers: {folder.relative_to(records.ROOT)}/")
 
 
 def _submission(options):
@@ -162,19 +160,16 @@ def doctor(_):
 
 def bench(options):
     """Measure ours beside its alternatives, in the notebook; tables: from what was measured."""
-    name = "benchmarks-quick" if options.quick else "benchmarks"
-    folder = records.ROOT / "results" / name
     given = {"quick": options.quick, "measure": not options.tables}
+    folder = records.ROOT / "results" / ("benchmarks-quick" if options.quick else "benchmarks")
     _execute(["benchmark"], given, folder, anew=True)
-    pages.fill(folder / "README.md")
-    print(f"tables, figures and raw times: {folder.relative_to(records.ROOT)}/")
 
 
 def report(options):
     """One HTML page of the executed notebooks, figures inside."""
-    profile, folder = _profile(options), records.outputs(_profile(options), **_chosen(options))
-    books = notebooks.of_profile(profile, steps=True)
-    _execute(books, {"profile": profile, **_chosen(options)}, folder)
+    profile, chosen = _profile(options), _chosen(options)
+    books, folder = notebooks.of_profile(profile, steps=True), records.outputs(profile, **chosen)
+    _execute(books, {"profile": profile, **chosen}, folder)
     paths = [folder / "notebooks" / f"{name}.ipynb" for name in reversed(books)]
     notebooks.one_page(paths, folder / "report.html")
     print(f"report: {(folder / 'report.html').relative_to(records.ROOT)}")

@@ -17,7 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.benchmark import Timer
 from tqdm.auto import tqdm
 
-from . import contenders, fetch, machine, notebooks, pages, records
+from . import contenders, fetch, machine, records
 
 RANKS, QUICK_RANKS = (8, 16, 24), (16,)
 PRECISIONS = ("fp32", "bf16")
@@ -183,14 +183,3 @@ def load(where):
         return pd.read_csv(path, dtype={"rank": "Int64"})[list(COLUMNS)]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path}: no whole benchmark ({error}); run `make bench`") from error
-
-
-def bench(quick=False, measure=True):
-    """Execute the notebook, which measures or, if not `measure`, reads what was measured."""
-    where = folder(quick)
-    if not measure:
-        load(where)
-    given = {"quick": quick, "measure": measure}
-    notebooks.execute("benchmark", given, target=where / "notebooks" / "benchmark.ipynb", anew=True)
-    pages.fill(where / "README.md")
-    return where

@@ -5,7 +5,6 @@ import urllib.error
 import urllib.request
 
 import huggingface_hub
-import pandas as pd
 import torch
 
 from . import fetch, hub, machine, memory, profiles
@@ -24,7 +23,7 @@ def report():
     lines += ["", f"{'profile':<16}{'memory':>9}{'time':>12}   can it run here?"]
     for name, profile in profiles.PROFILES.items():
         specs = [s for t in profile.tables for s in profiles.grid(name, t, fast=fast)]
-        needs, took = _takes(specs, device)
+        needs, took = takes(specs, device)
         answer = "; ".join(obstacles(profile, specs, device))
         can = f"no: {answer}" if answer else "yes"
         lines.append(f"{name:<16}{needs:>6.0f} GB{duration(took):>12}   {can}")
@@ -37,23 +36,9 @@ def seconds(spec, device):
     return spec.cost() * SECONDS[device] * slower
 
 
-def _takes(specs, device):
-    """(GB of the largest of some runs, seconds of all of them one after the other)."""
+def takes(specs, device):
+    """(GB of the largest of some runs, seconds of all of them one after the other) on a device."""
     return max(map(memory.estimate, specs)) / 1e9, sum(seconds(spec, device) for spec in specs)
-
-
-def papers_models():
-    """What the paper's own models take, computed: a DataFrame, a row per profile and precision.
-
-    `gigabytes` of a run; `seconds` of the table's seven runs, one after the other, on one GPU of
-    the H100's kind. Nobody has run them here.
-    """
-    rows = [
-        (name, precision, *_takes(profiles.grid(name, table, precision=precision), "cuda"))
-        for name, table in (("gpt2-large", "table2"), ("mistral-7b", "table1"))
-        for precision in ("fp32", "bf16")
-    ]
-    return pd.DataFrame(rows, columns=["profile", "precision", "gigabytes", "seconds"])
 
 
 def obstacles(profile, specs, device):

@@ -117,7 +117,7 @@ def _one_by_one(queue, shown, workers, threads, kept):
             shown.wait(queue.left)
             continue
         try:
-            record = sequence.run(spec, _Progress(shown, spec), kept(spec))
+            record = sequence.run(spec, _progress(shown, spec), kept(spec))
         except Exception as error:
             raise _failure(spec, error) from error
         yield spec, record
@@ -213,21 +213,19 @@ def _end_with_parent():
 
 
 def _run_in_worker(spec, checkpoint):
-    show = _Progress(lambda *message: _run_in_worker.news.put(message), spec)
+    show = _progress(lambda *message: _run_in_worker.news.put(message), spec)
     return sequence.run(spec, show, checkpoint)
 
 
-class _Progress:
+def _progress(show, spec):
     """Tells `show` what a run does now, and how far that moves a bar in units of `RunSpec.cost`."""
 
-    def __init__(self, show, spec):
-        self.show, self.spec = show, spec
-
-    def __call__(self, what, examples=0):
-        name = f"{self.spec.table} {self.spec.label} seed {self.spec.seed}, {what}"
+    def tell(what, examples=0):
         cost = 0
         if examples:  # of `training TASK`, `scoring TASK` or `scoring TASK, which rows`
             action, task = what.split(",")[0].split(" ", 1)
-            each = self.spec.training_cost if action == "training" else 1
-            cost = examples * each * self.spec.row_cost(task)
-        self.show(os.getpid(), name, cost)
+            cost = examples * (spec.training_cost if action == "training" else 1)
+            cost *= spec.row_cost(task)
+        show(os.getpid(), f"{spec.table} {spec.label} seed {spec.seed}, {what}", cost)
+
+    return tell

@@ -24,11 +24,11 @@ def of_profile(profile, steps=False):
     return [*first, *(TABLES[table] for table in chosen.tables)]
 
 
-def execute(name, parameters, target=None, beside=(), anew=False, source=None):
+def execute(name, parameters, target, anew=False, source=None):
     """Execute a notebook through papermill unless its executed copy is of the same inputs.
 
     parameters: those that the notebook does not have are left out if they are among the grid's
-    (`PARAMETERS`), else refused with ValueError. beside: profiles whose records it shows too.
+    (`PARAMETERS`), else refused with ValueError.
     anew: execute it in any case, as where what it writes may have been deleted. source: of the
     notebook, if it is not in the checkout's folder.
     Returns whether it was executed. The executed copy appears only when all cells have run.
@@ -44,9 +44,7 @@ def execute(name, parameters, target=None, beside=(), anew=False, source=None):
             f"notebook parameter {unknown[0]!r}: {name} has no such one; it has {', '.join(known)}"
         )
     passed = {key: value for key, value in parameters.items() if key in known}
-    profile = parameters.get("profile", "embedded")
-    target = target or records.ROOT / "results" / profile / "notebooks" / f"{name}.ipynb"
-    inputs = _inputs(source, passed, (profile, *beside))
+    inputs = _inputs(source, passed, parameters.get("profile", "embedded"))
     if not anew and target.exists() and nbformat.read(target, 4).metadata.get("inputs") == inputs:
         return False
     with fetch.aside(target) as part:
@@ -95,10 +93,10 @@ def _is_progress(output):
     return widget or output.get("name") == "stderr"
 
 
-def _inputs(source, parameters, profiles):
+def _inputs(source, parameters, profile):
     """A hash of all that an executed notebook shows: source, parameters, package and records."""
     package = sorted((records.ROOT / "curlora_lite").rglob("*.py"))
-    found = [p for name in profiles for p in sorted(records.runs_folder(name).glob("*.json"))]
+    found = sorted(records.runs_folder(profile).glob("*.json"))
     digest = hashlib.sha256(json.dumps([parameters, records.workspace()]).encode())
     for path in [source, *package, *found]:
         digest.update(path.read_bytes())

@@ -1,6 +1,7 @@
 """The named profiles, and the grid of runs that each asks for."""
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 
 from ..checks import known, whole
@@ -190,27 +191,20 @@ def grid(
     protocol = protocol or chosen.protocol
     if not isinstance(protocol, Protocol):
         raise ValueError(f"protocol: got {protocol!r}, expected a Protocol or its text")
-    if plan.conditions:
-        cells = [(m, r, Protocol.parse(text)) for m, r, text in plan.conditions]
-    else:
-        cells = [(method, None, protocol) for method in methods if method == "head-only"]
+    cells = [(m, r, Protocol.parse(text)) for m, r, text in plan.conditions]
+    if not cells:
         adapted = [method for method in methods if method != "head-only"]
+        cells = [("head-only", None, protocol)] * ("head-only" in methods)
         cells += [(method, rank, protocol) for rank in ranks for method in adapted]
     same = {name: getattr(plan, name) for name in SHARED}
     same |= {"profile": profile, "table": table, "source": chosen.source, "alpha": 1.0}
     same |= {"precision": precision or plan.precision or fast, "checkpointing": checkpointing}
-    return [
-        RunSpec(
-            tasks=_rows_there_are(plan.tasks, chosen.source, switches, plan.batch),
-            method=method,
-            rank=rank,
-            seed=seed,
-            protocol=switches,
-            **same,
-        )
-        for seed in seeds
-        for method, rank, switches in cells
-    ]
+    specs = []
+    for seed, (method, rank, switches) in itertools.product(seeds, cells):
+        tasks = _rows_there_are(plan.tasks, chosen.source, switches, plan.batch)
+        own = {"method": method, "rank": rank, "seed": seed, "protocol": switches, "tasks": tasks}
+        specs.append(RunSpec(**own, **same))
+    return specs
 
 
 # The embedded tweets to be scored: 254 negative, 186 neutral and more positive ones. So many rows

@@ -114,7 +114,9 @@ def _row(stage, task, measure, value, n):
     return {"stage": stage, "task": task, "measure": measure, "value": value, "n": n}
 
 
-MEASURES = ["just_learned", "acc", "forgetting", "bwt", "before", "after", "norm"]
+MEASURES = {"just_learned": metrics.plasticity, "acc": metrics.average_accuracy}
+MEASURES |= {"forgetting": metrics.forgetting, "bwt": metrics.backward_transfer}
+MEASURES |= dict.fromkeys(("before", "after", "norm"))  # of the text and of the update
 
 
 def summary(runs):
@@ -131,18 +133,9 @@ def summary(runs):
         R = score_matrix(run)
         text = run[run.measure == "perplexity"].sort_values("stage").value
         norm = run[run.measure == "norm"].sort_values("stage").value
-        rows.append(
-            run.iloc[0][RUN].to_dict()
-            | {
-                "just_learned": metrics.plasticity(R),
-                "acc": metrics.average_accuracy(R),
-                "forgetting": metrics.forgetting(R),
-                "bwt": metrics.backward_transfer(R),
-                "before": text.iloc[0],
-                "after": text.iloc[-1],
-                "norm": norm.iloc[-1] if len(norm) else 0.0,
-            }
-        )
+        found = [metric(R) for metric in MEASURES.values() if metric]
+        found += [text.iloc[0], text.iloc[-1], norm.iloc[-1] if len(norm) else 0.0]
+        rows.append([*run.iloc[0][RUN], *found])
     found = pd.DataFrame(rows, columns=[*RUN, *MEASURES])
     return found.assign(ratio=found.after / found.before, nats=np.log(found.after / found.before))
 

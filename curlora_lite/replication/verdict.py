@@ -1,12 +1,13 @@
 """What `make reproduce` says at its end: one table that fits a terminal, and three sentences."""
 
-import math
-
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from . import runs
+from . import runs, tables
 from .conclusions import CONTRADICTED
+
+COLUMNS = {"ACC": "accuracy", "Forgetting": "forgetting", "Perplexity ratio": "perplexity ×"}
 
 # Each with the assertion that holds it, of the first table's means.
 SENTENCES = (
@@ -33,22 +34,17 @@ def show(frame):
     finished = runs.summary(frame)
     if finished.empty:
         return
-    means = finished.groupby(["label", "table"], sort=False)[["acc", "forgetting", "ratio"]].mean()
-    tables, console = sorted(finished.table.unique()), Console(width=100, highlight=False)
+    names, console = sorted(finished.table.unique()), Console(width=100, highlight=False)
+    cells = pd.concat({name: tables.summary(frame, name)[[*COLUMNS]] for name in names}, axis=1)
     seeds = ", ".join(map(str, sorted(frame.seed.unique())))
-    shown = Table(title=f"{frame.source.iloc[0]} data, seed {seeds}", title_justify="left")
-    shown.add_column("")
-    for table in tables:
-        for column in ("accuracy", "forgetting", "perplexity ×"):
-            shown.add_column(f"Table {table[-1]}\n{column}", justify="right")
-    for label in means.index.unique("label"):
-        cells = means.xs(label).reindex(tables).to_numpy().ravel()
-        shown.add_row(label, *("" if math.isnan(x) else f"{round(x, 2) + 0.0:.2f}" for x in cells))
-    whole = [finished[finished.table == table].run.iloc[0] for table in tables]
-    constant = [f"{runs.majority(frame[frame.run == run]):.2f}" for run in whole]
-    shown.add_row("Majority class", *(cell for share in constant for cell in (share, "", "")))
+    shown = Table("", title=f"{frame.source.iloc[0]} data, seed {seeds}", title_justify="left")
+    for name, column in cells:
+        shown.add_column(f"Table {name[-1]}\n{COLUMNS[column]}", justify="right")
+    for label, row in cells.fillna("").iterrows():
+        shown.add_row(label, *(text.split(" ±")[0] for text in row))
     console.print(shown)
-    for said in sentences(means.xs(tables[0], level="table")):
+    first = finished[finished.table == names[0]].groupby("label")
+    for said in sentences(first[["acc", "forgetting", "ratio"]].mean()):
         console.print(said)
 
 
