@@ -9,6 +9,8 @@ QUICK ?=
 TORCH_BACKEND ?=
 # for the profiles on the paper's own data: a copy of the hub on disk
 MIRROR ?=
+# 0: go on where the paper's model has not the published perplexity before training
+BASE_CHECK ?=
 # of `make verify`: names of records, or a share of all
 VERIFY ?=
 SHARE ?=
@@ -23,6 +25,8 @@ GPUS ?=
 MEMORY ?=
 MINUTES ?=
 TABLES ?=
+# of `make oracle`: a clone of the author's repository
+AUTHOR ?=
 PYTHON ?= python3
 
 ifeq ($(CONDA_DEFAULT_ENV),curlora_lite)
@@ -37,7 +41,7 @@ EXTRAS := cache/extras
 # the hub is asked only by profiles that need it, and only where there is no mirror
 OFFLINE := $(if $(MIRROR)$(filter embedded audit,$(PROFILE)),HF_HUB_OFFLINE=1)
 ASK := $(if $(MIRROR),CURLORA_MIRROR='$(abspath $(MIRROR))') $(BIN)/python -m curlora_lite.replication
-RUN := $(OFFLINE) $(ASK)
+RUN := $(OFFLINE) $(if $(filter 0,$(BASE_CHECK)),CURLORA_BASE_CHECK=0) $(ASK)
 on = $(filter-out 0,$($(1)))
 
 CHOSEN = --profile $(PROFILE) $(if $(call on,QUICK),--quick)
@@ -50,14 +54,15 @@ CLUSTER = $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(if $(PARTITION),--partiti
 	$(if $(MINUTES),--minutes $(MINUTES))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce audit verify test test-slow test-library size notebook report readme bench \
-	audit-deps lint fetch doctor clean
+.PHONY: help setup reproduce audit verify test test-slow test-library oracle rehearsal size notebook \
+	report readme bench audit-deps lint fetch doctor clean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=embedded|smollm2|gpt2-large|mistral-7b] [QUICK=1]"
 	@echo "            [RANKS=8,16] [SEEDS=0,1] [METHODS=head-only,lora,curlora]"
 	@echo "            [PROTOCOL=corrected | PROTOCOL=published,lora_init=usual,…] [PRECISION=fp32|tf32|bf16]"
 	@echo "            [MIRROR=DIR: a copy of the hub's data sets and models] [CHECKPOINTING=1] [WORKERS=1]"
+	@echo "            [BASE_CHECK=0: train though perplexity before is not the published one]"
 	@echo "            [EXECUTOR=slurm [PARTITION=NAME] [GPUS=1] [MEMORY=48] [MINUTES=60]]"
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-13s %s\n", $$1, $$2}'
 
@@ -98,6 +103,17 @@ test-library: ## the library alone, with the oldest transformers that it claims
 	@test -x cache/library/bin/python || $(PYTHON) -m venv cache/library
 	cache/library/bin/python $(PIP) torch==2.13.0 transformers==4.56.0 .
 	cache/library/bin/python .ci/library_alone.py
+
+oracle: $(READY) ## our runs beside the author's own code, number by number (AUTHOR=DIR: a clone of it; MIRROR=DIR)
+	$(if $(AUTHOR),,$(error AUTHOR: names no folder; expected a clone of the author's repository, MNoorFawi/curlora))
+	@test -x cache/oracle/bin/python || $(PYTHON) -m venv cache/oracle
+	cache/oracle/bin/python $(PIP) torch==2.13.0 transformers==4.42.4 'numpy<2'
+	$(if $(MIRROR),CURLORA_MIRROR='$(abspath $(MIRROR))') HF_HUB_OFFLINE=1 \
+		$(BIN)/python results/reliability/oracle.py '$(abspath $(AUTHOR))' cache/oracle/bin/python
+
+rehearsal: $(READY) ## the paper's models' shapes with random weights through the whole command (MIRROR=DIR: its data)
+	$(if $(MIRROR),,$(error MIRROR: names no folder; expected a copy of the paper's data sets))
+	$(BIN)/python results/reliability/rehearsal.py '$(abspath $(MIRROR))'
 
 size: ## lines of code, and what they may be
 	@$(PYTHON) tests/size.py

@@ -5,10 +5,10 @@ import shutil
 from dataclasses import dataclass, field
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from ..checks import known
-from . import fetch, fused, hub, machine
+from . import fetch, first_contact, fused, hub, machine
 
 # two forms of one model: the second has its projections fused (see `fused`)
 EMBEDDED = ("smollm2-135m", "smollm2-135m-fused")
@@ -57,12 +57,15 @@ def load(name, precision="fp32", device="cpu"):
     model.requires_grad_(False).eval().to(device)
     if name.endswith("-fused"):
         model = fused.fuse(model)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    # the hub's `tokenizer.json` as it is written: a model's own class may put in another's place
+    kind = PreTrainedTokenizerFast if name in hub.MODELS else AutoTokenizer
+    tokenizer = kind.from_pretrained(folder)
+    mended = name in hub.MODELS and first_contact.check_tokenizer(name, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # as the author does
     loaded = Loaded(name, model, tokenizer, sha256(name), {})
     if name in hub.MODELS:
-        loaded.origin = hub.origin(hub.MODELS[name])
+        loaded.origin = hub.origin(hub.MODELS[name]) | ({"tokenizer": "mended"} if mended else {})
     return loaded
 
 

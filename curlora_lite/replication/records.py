@@ -35,7 +35,8 @@ class RunRecord:
     seconds, last learning rate), `scores` (task -> accuracy, n, majority, how often each class was
     predicted, the answer to each row), `norms`
     (projection -> ||update||_F / ||W||_F).
-    perplexity: `initial` and `final`, each with its scored tokens.
+    perplexity: `initial` and `final`, each with its scored tokens; `published`, where `initial`
+    was to be that of the paper, and whether it was.
     trainable: parameters of the adapter and of each head. data: sha256 of every part used.
     sources: where `model` and `data` came from: hub, mirror or embedded, with revision.
     """

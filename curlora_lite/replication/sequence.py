@@ -10,7 +10,7 @@ import torch
 from .. import cur, scoring, training
 from ..adapters import adapter_layers, add_adapters, count_trainable, remove_adapters
 from ..configs import CURLoRAConfig, LoRAConfig
-from . import baselines, checkpoints, data, inputs, machine, memory, models, records
+from . import baselines, checkpoints, data, first_contact, inputs, machine, memory, models, records
 from .accuracy import Accuracy
 
 # Of the numbers: raised by hand whenever a change moves any of them (tests/stored_run.json tells).
@@ -92,6 +92,7 @@ def _sequence(spec, loaded, record, progress, checkpoint, keep):
         progress("perplexity")
         record.data["text"] = inputs.text_digest(spec)
         record.perplexity["initial"] = _base_perplexity(spec, loaded)
+        first_contact.check_perplexity(spec, loaded, record)
     if spec.method != "head-only":
         add_adapters(model, adapter_config(spec))
         record.trainable["adapter"] = count_trainable(model)

@@ -21,7 +21,7 @@ from .specs import RunSpec
 TOLERANCES = records.ROOT / "results" / "reliability" / "tolerances.json"
 # what a number of a record is, by the name of what it is in; all others have to come out exactly
 KINDS = {"accuracy": "accuracy", "answers": "answers", "losses": "loss", "norms": "norm"}
-KINDS |= {"perplexity": "perplexity", "tokens": "exact", "window": "exact"}
+KINDS |= {"perplexity": "perplexity", "tokens": "exact", "window": "exact", "check": "exact"}
 LATER = r"answers$|^data text"  # old records did not keep these
 RELATIVE = ("perplexity", "norm")
 LEFT_OUT = ("provenance", "sources", "version", "message")  # and times and memory:
