@@ -25,7 +25,7 @@ import sys
 import types
 from pathlib import Path
 
-os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ |= {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
 
 import numpy as np
 import torch
@@ -182,6 +182,8 @@ class Author:
         text_tokens = self.settings["text_tokens"]
 
         class Tokenizer(transformers.PreTrainedTokenizerFast):
+            model_input_names = ("input_ids", "attention_mask")  # as both models' own have
+
             def __call__(self, *args, **kwargs):
                 if kwargs.get("max_length") == TEXT:
                     kwargs["max_length"] = text_tokens

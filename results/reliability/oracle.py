@@ -163,7 +163,8 @@ def ours(run, folder, settings):
 def compare(ours, theirs):
     """what -> (how many numbers, their largest difference) of one run.
 
-    Losses and perplexity: relative; weights, rates, accuracies: absolute; answers: how many rows.
+    Losses and perplexity: relative; weights: of the largest; rates and accuracies: absolute;
+    answers: how many rows.
     """
     found, stages = {}, ours["record"].stages
     tasks = [stage["task"] for stage in stages]
@@ -171,11 +172,14 @@ def compare(ours, theirs):
     def put(what, pairs, how=torch.sub):
         pairs = [[torch.as_tensor(side).double().flatten() for side in pair] for pair in pairs]
         mine, other = (torch.cat(side) for side in zip(*pairs, strict=True))
-        off = how(mine, other).abs()
+        off = how(mine, other).double().abs()
         found[what] = (len(off), off.sum().item() if what == "answers" else off.max().item())
 
     def relative(mine, other):
         return mine / other - 1
+
+    def of_largest(mine, other):
+        return (mine - other) / other.abs().max()
 
     losses = [loss for stage in stages for loss in stage["training"]["losses"]]
     put("losses", [(losses, theirs["losses"])], relative)
@@ -196,8 +200,8 @@ def compare(ours, theirs):
             answers.append([[int(answer) for answer in side["answers"]] for side in (score, other)])
             shares.append([[side["accuracy"]] for side in (score, other)])
     assert next(evaluations, None) is None
-    put("U, A and B", adapters)
-    put("heads", heads)
+    put("U, A and B", adapters, of_largest)
+    put("heads", heads, of_largest)
     put("answers", answers, torch.ne)
     put("accuracies", shares)
     text = ours["record"].perplexity
@@ -222,9 +226,9 @@ def write(found, author, theirs):
     changed = " and changes" if here["dirty"] else ""
     note = (
         f"Computed {datetime.now(UTC):%Y-%m-%d} at commit {str(here['commit'])[:10]}{changed}; the "
-        f"author's at {commit[:10] or 'no commit'}. torch {torch.__version__} on both sides, "
+        f"author's at {commit[:10] or 'no commit'}. torch {torch.__version__.split('+')[0]} on both sides, "
         f"transformers {transformers.__version__} here, {theirs} there. Losses and perplexity "
-        "relative, answers as a count of rows, the others absolute."
+        "relative, weights as shares of the largest, answers as a count of rows."
     )
     with fetch.aside(HERE / "tables" / "oracle.md") as part:
         part.write_text(f"{shown.to_markdown(disable_numparse=True)}\n\n{note}\n")
@@ -244,8 +248,8 @@ def main():
         for table, method in itertools.product(TABLES, ("lora", "curlora")):
             run = f"{table} {method}"
             mine = ours(run, folder, settings[table])
-            command = [python, HERE / "authors.py", author / "code", folder, run]
-            subprocess.run(command, check=True)
+            command = [python, "-W", "ignore", HERE / "authors.py", author / "code", folder, run]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             theirs = torch.load(folder / f"{run}.theirs.pt")
             found[run] = compare(mine, theirs)
             for what, (numbers, off) in found[run].items():

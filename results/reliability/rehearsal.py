@@ -49,6 +49,7 @@ VOCABULARIES = {
         ),
     },
 }
+PROFILES = ("gpt2-large", "mistral-7b")
 SHARDS = 3
 # the configurations as the hub has them, but for Mistral's number of layers
 GPT2 = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": 50257}
@@ -281,12 +282,12 @@ def rehearse(profile, folder, at):
 
 
 def main():
-    """`rehearsal.py MIRROR`."""
+    """`rehearsal.py MIRROR [PROFILE…]`: of both profiles, or of those named."""
     data = Path(sys.argv[1]).absolute()
     shutil.rmtree(FOLDER, ignore_errors=True)
     try:
         at, folder = mirror(data), checkout()
-        rows = [rehearse(profile, folder, at) for profile in ("gpt2-large", "mistral-7b")]
+        rows = [rehearse(name, folder, at) for name in sys.argv[2:] or PROFILES]
     finally:
         shutil.rmtree(FOLDER, ignore_errors=True)
     here = records.commit()
