@@ -23,6 +23,9 @@ GPUS ?=
 MEMORY ?=
 MINUTES ?=
 TABLES ?=
+# of `make mutants`
+SAMPLE ?=
+FRESH ?=
 PYTHON ?= python3
 
 ifeq ($(CONDA_DEFAULT_ENV),curlora_lite)
@@ -50,8 +53,8 @@ CLUSTER = $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(if $(PARTITION),--partiti
 	$(if $(MINUTES),--minutes $(MINUTES))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce audit verify test test-slow test-library size notebook report readme bench \
-	audit-deps lint fetch doctor clean
+.PHONY: help setup reproduce audit verify test test-slow test-library mutants size notebook report readme \
+	bench audit-deps lint fetch doctor clean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=embedded|smollm2|gpt2-large|mistral-7b] [QUICK=1]"
@@ -98,6 +101,13 @@ test-library: ## the library alone, with the oldest transformers that it claims
 	@test -x cache/library/bin/python || $(PYTHON) -m venv cache/library
 	cache/library/bin/python $(PIP) torch==2.13.0 transformers==4.56.0 .
 	cache/library/bin/python .ci/library_alone.py
+
+# what makes the generated faults, beside the environment
+cache/mutants: | $(READY)
+	$(BIN)/python $(PIP) --target $@ cosmic-ray==8.7.0
+
+mutants: $(READY) cache/mutants ## plant faults and see which the tests notice (SAMPLE=300, FRESH=1); hours
+	$(BIN)/python results/reliability/mutants.py $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(call on,FRESH),--fresh)
 
 size: ## lines of code, and what they may be
 	@$(PYTHON) tests/size.py
