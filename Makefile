@@ -27,6 +27,10 @@ MINUTES ?=
 TABLES ?=
 # of `make oracle`: a clone of the author's repository
 AUTHOR ?=
+
+# of `make mutants`
+SAMPLE ?=
+FRESH ?=
 PYTHON ?= python3
 
 ifeq ($(CONDA_DEFAULT_ENV),curlora_lite)
@@ -54,8 +58,8 @@ CLUSTER = $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(if $(PARTITION),--partiti
 	$(if $(MINUTES),--minutes $(MINUTES))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce audit verify test test-slow test-library oracle rehearsal size notebook \
-	report readme bench audit-deps lint fetch doctor clean
+.PHONY: help setup reproduce audit verify test test-slow test-library oracle rehearsal mutants size \
+	notebook report readme bench audit-deps lint fetch doctor clean
 
 help: ## this list
 	@echo "make TARGET [PROFILE=embedded|smollm2|gpt2-large|mistral-7b] [QUICK=1]"
@@ -114,6 +118,13 @@ oracle: $(READY) ## our runs beside the author's own code, number by number (AUT
 rehearsal: $(READY) ## the paper's models' shapes with random weights through the whole command (MIRROR=DIR: its data)
 	$(if $(MIRROR),,$(error MIRROR: names no folder; expected a copy of the paper's data sets))
 	$(BIN)/python results/reliability/rehearsal.py '$(abspath $(MIRROR))'
+
+# what makes the generated faults, beside the environment
+cache/mutants: | $(READY)
+	$(BIN)/python $(PIP) --target $@ cosmic-ray==8.7.0
+
+mutants: $(READY) cache/mutants ## plant faults and see which the tests notice (SAMPLE=300, FRESH=1); hours
+	$(BIN)/python results/reliability/mutants.py $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(call on,FRESH),--fresh)
 
 size: ## lines of code, and what they may be
 	@$(PYTHON) tests/size.py

@@ -70,18 +70,6 @@ def test_a_killed_run_goes_on_to_the_same_numbers(tiny, monkeypatch, where, meth
     assert len(trained) == 3 - PLACES[where][2]  # finished tasks are not trained again
 
 
-def test_the_bar_moves_as_far_as_that_of_an_undisturbed_run(tiny):
-    spec, checkpoint, rows = one(), tiny / "state.safetensors", {}
-
-    def progress(said, examples=0):
-        if said.startswith("training"):
-            rows[said] = rows.get(said, 0) + examples
-
-    killed(spec, checkpoint)
-    sequence.run(spec, progress, checkpoint)
-    assert rows == {f"training {task.name}": 12 for task in spec.tasks}
-
-
 def other_version(patch):
     patch.setattr(sequence, "VERSION", sequence.VERSION + 1)
 

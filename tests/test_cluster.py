@@ -2,7 +2,6 @@
 
 import math
 import os
-import subprocess
 import types
 from pathlib import Path
 
@@ -46,14 +45,6 @@ def test_without_slurm(monkeypatch, capsys, given, said):
     monkeypatch.setenv("PATH", "/nowhere")
     assert __main__.main(["reproduce", *given]) == 1
     assert said in capsys.readouterr().err
-
-
-def test_make_passes_them_on():
-    given = ["EXECUTOR=slurm", "PARTITION=a", "GPUS=1", "MEMORY=48", "MINUTES=60", "WORKERS=8"]
-    command = ["make", "-n", "reproduce", *given]
-    shown = subprocess.run(command, capture_output=True, text=True, cwd=TESTS.parent).stdout
-    wanted = "--workers 8 --executor 'slurm' --partition 'a' --gpus 1 --memory 48 --minutes 60"
-    assert wanted in " ".join(shown.split())
 
 
 class FakeJobs:

@@ -114,18 +114,6 @@ def test_gradients_of_single_examples_through_torch_func():
         torch.testing.assert_close(gradient, U.grad, rtol=1e-12, atol=1e-12)
 
 
-def test_second_derivatives():
-    layer = trained_layer()
-    x = torch.randn(3, N_IN, generator=gen(6), dtype=torch.float64, requires_grad=True)
-    expected, x_ref, U_ref = dense_reference(layer, x)
-    (slope,) = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)
-    (slope_ref,) = torch.autograd.grad(expected.pow(3).sum(), x_ref, create_graph=True)
-    found = torch.autograd.grad(slope.sum(), (x, layer.U))
-    wanted = torch.autograd.grad(slope_ref.sum(), (x_ref, U_ref))
-    for gradient, reference in zip(found, wanted, strict=True):
-        torch.testing.assert_close(gradient, reference, rtol=1e-11, atol=1e-11)
-
-
 def test_gradients_under_autocast():
     """As mixed precision with fp32 weights does it: forward in bf16, backward outside of it."""
     layer = trained_layer().float()

@@ -13,31 +13,21 @@ TASKS = ("mrpc", "sst2", "sentiment140")
 
 @pytest.mark.parametrize("table", ["table1", "table2"])
 def test_the_sequence_of_section_6_4(tiny, table):
-    for spec in small_grid(table, seeds=[3]):
+    """Which tasks when; and that the loaded model, which the next run has too, is as it was."""
+    for spec in small_grid(table):
+        model = models.load(spec.model.name, "fp32", "cpu").model
+        before = {name: value.clone() for name, value in model.state_dict().items()}
         record = sequence.run(dataclasses.replace(spec, learning_rate=0.05))
-        assert [stage["task"] for stage in record.stages] == list(TASKS)
-        for i, stage in enumerate(record.stages):
-            assert tuple(stage["scores"]) == TASKS[: i + 1]
-            assert len(stage["training"]["losses"]) == 3
-            for score in stage["scores"].values():
-                assert score["n"] == sum(score["predicted"]) == len(score["answers"]) == 10
-        assert record.perplexity["initial"]["tokens"] == 57  # 3 windows of 20
-        moved = record.perplexity["final"] != record.perplexity["initial"]
-        assert moved == (spec.method != "head-only")
-        assert record.trainable["head mrpc"] == 32 * 2 + 2
         assert record.status == "finished"
-
-
-def test_a_run_leaves_the_model_as_it_was_and_repeats(tiny):
-    spec = small_grid(methods=["curlora"], seeds=[3])[0]
-    model = models.load("smollm2-135m", "fp32", "cpu").model
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    first, second = sequence.run(spec), sequence.run(spec)
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert first.perplexity == second.perplexity
-    for one, other in zip(first.stages, second.stages, strict=True):
-        assert one["training"]["losses"] == other["training"]["losses"]
-        assert one["scores"] == other["scores"] and one["norms"] == other["norms"]
+        assert [stage["task"] for stage in record.stages] == list(TASKS)
+        assert [tuple(stage["scores"]) for stage in record.stages] == [TASKS[:i] for i in (1, 2, 3)]
+        heads = {"head mrpc": 66, "head sst2": 66, "head sentiment140": 99}  # 32 and a bias
+        adapter = {"head-only": None, "lora": 4 * 2 * (64 + 48 + 48), "curlora": 6 * 16}
+        if table == "table2":  # one projection a layer, 32 to 64
+            adapter |= {"lora": 4 * 2 * 96, "curlora": 2 * 16}
+        assert record.trainable.pop("adapter", None) == adapter[spec.method]
+        assert record.trainable == heads
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_a_diverged_run_is_a_result(tiny):

@@ -1,6 +1,8 @@
 """The house: sizes, which way imports point, what the library needs."""
 
 import ast
+import dataclasses
+import importlib
 import json
 import re
 import subprocess
@@ -29,11 +31,6 @@ def test_the_package_stays_thin(part):
 def test_no_module_is_longer_than_one_reads():
     lines = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
     assert {name: n for name, n in lines.items() if n > size.LONGEST} == {}
-
-
-def test_what_counts_as_code():
-    text = '"""Two\nlines."""\n\nx = 1  # one\n\n\ndef f():\n    "its own"\n    return """a\nb"""\n'
-    assert size.lines_of_code(text) == 4
 
 
 def imported(text, name="__main__"):
@@ -94,3 +91,16 @@ def test_the_library_needs_torch_and_transformers_alone():
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, cwd=size.ROOT)
     assert done.stdout == "all\n", done.stderr
+
+
+def test_every_fault_written_by_hand_can_be_planted(monkeypatch):
+    """Text that is no longer there would be a fault that `make mutants` never plants."""
+    monkeypatch.syspath_prepend(size.ROOT / "results" / "reliability")
+    mutants, faults = (importlib.import_module(name) for name in ("mutants", "faults"))
+    assert len(mutants.by_hand()) == len(faults.FAULTS) >= 100
+    named = {name for tests in faults.TESTS.values() for name in tests}
+    assert not [name for name in named if not (size.ROOT / "tests" / f"{name}.py").exists()]
+    gone = dataclasses.replace(faults.FAULTS[0], old="no such text")
+    monkeypatch.setattr(faults, "FAULTS", [gone])
+    with pytest.raises(ValueError, match="0 times 'no such text', expected once"):
+        mutants.by_hand()

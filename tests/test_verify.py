@@ -198,13 +198,9 @@ def save(grid, seconds, folder):
         records.save(record, records.runs_folder("embedded", folder) / f"{spec.key}.json")
 
 
-def test_by_default_the_quickest_of_each_method(kept):
+def test_by_default_the_quickest_of_each_method_on_each_model(kept):
     folder, keys = kept
     assert list(verify.chosen("embedded", results=folder)) == [keys[0], keys[1], keys[4]]
-
-
-def test_by_default_each_method_on_each_model(kept):
-    folder, keys = kept
     grid = profiles.grid("embedded", "table1", ranks=[8])
     save(grid, (1, 200, 104), folder)
     wanted = [grid[0].key, keys[0], keys[1], keys[4], grid[2].key, grid[1].key]
