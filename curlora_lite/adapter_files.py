@@ -90,6 +90,7 @@ def load_adapter(model, folder, name="default", check_base="rounded"):
     description = _read_description(folder / DESCRIPTION)
     config = _read_config(folder / DESCRIPTION, description)
     paths = description["projections"]
+    weights.prepare(model)
     with disable_adapters(model):
         bases = {path: _base(model, path, folder) for path in paths}
     tensors, digest = _read_tensors(folder / TENSORS)

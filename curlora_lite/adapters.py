@@ -63,6 +63,7 @@ def add_adapters(model, config, name="default"):
             f"name: the model has an adapter {name!r} already; take it off first with "
             "remove_adapters, or give another name"
         )
+    weights.prepare(model)
     with disable_adapters(model), as_it_was_if_it_fails(model):
         found = projections(model, config.target_modules)
         for module in found.values():

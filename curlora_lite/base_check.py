@@ -17,7 +17,7 @@ def checksum(layer, dtype=None):
 
     dtype: rounded to it before; None: as they are.
     """
-    W = layer.W
+    W = weights.codes(layer.base)
     if isinstance(layer, CURLoRALinear):
         rows, cols = layer.rows, layer.cols
     else:
@@ -46,7 +46,7 @@ def other_base(layers, description, check):
     others = [path for path, layer in layers.items() if checksum(layer) != expected[path]]
     if not others or check == "shapes":
         return None
-    dtypes = {layer.W.dtype for layer in layers.values()}
+    dtypes = {weights.codes(layer.base).dtype for layer in layers.values()}
     rounded = description.get("rounded")  # older versions wrote none
     rounded = rounded if isinstance(rounded, dict) else {}
     # finer than what it was trained on, and rounded to it the same; or coarser, rounded from it

@@ -121,12 +121,46 @@ def dense(base):
     state = getattr(weight, "quant_state", None)
     if state is None:
         return weight.detach().dequantize()
-    import bitsandbytes
+    from bitsandbytes.functional import dequantize_4bit
 
-    if getattr(state, "packing_format_for_cpu", False):  # as inference leaves it on some CPUs
-        eye = torch.eye(base.in_features, dtype=state.dtype, device=weight.device)
-        return bitsandbytes.matmul_4bit(eye, weight, quant_state=state).T
-    return bitsandbytes.functional.dequantize_4bit(weight.data, state)
+    return dequantize_4bit(weight.data, state)
+
+
+def codes(base):
+    """What tells one frozen weight from another: of 4-bit ones the codes (out, in), else `dense`.
+
+    Their scales do not tell: inference on some CPUs rounds them (see `prepare`).
+    """
+    state = getattr(base.weight, "quant_state", None)
+    if state is None:
+        return dense(base)
+    packed = parameter(base, "weight").detach().view(torch.uint8).flatten()
+    return torch.stack([packed >> 4, packed & 15], 1).view(state.shape)
+
+
+def prepare(model):
+    """Have a quantised `model` as it can be trained under adapters.
+
+    Inference of bitsandbytes on some CPUs packs 4-bit weights in another way, past which gradients
+    are lost silently: it is kept from that. The Trainer refuses a quantised model without adapters,
+    and knows only PEFT's: it is told.
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
+            state = module.weight.quant_state
+            if getattr(state, "packing_format_for_cpu", False):
+                from bitsandbytes import matmul_4bit
+
+                eye = torch.eye(module.in_features, dtype=state.dtype)
+                W = matmul_4bit(eye, module.weight, quant_state=state).T.to(state.original_dtype)
+                again = {name: getattr(state, name) for name in ("blocksize", "quant_type")}
+                again |= {"compress_statistics": False, "module": module}
+                module.weight = type(module.weight)(W.contiguous(), **again).to(W.device)
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None and not quantizer.is_qat_trainable:
+        kind = type(quantizer)
+        quantizer.__class__ = type(kind.__name__, (kind,), {"is_qat_trainable": True})
 
 
 def sound(what, tensor):
