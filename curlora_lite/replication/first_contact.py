@@ -23,14 +23,15 @@ class BaseCheckError(ValueError):
 def check_tokenizer(name, tokenizer):
     """Mend the tokenizer where that is needed; returns whether it was.
 
-    A `tokenizer.json` of Mistral's may write down its spaces so that texts that begin with one lose
-    a token; they are then read as its sentencepiece file says. FetchError if the model's known
-    texts do not have their known ids even so.
+    Mistral's `tokenizer.json`, or how transformers reads it, may treat spaces so that texts that
+    begin with one lose a token; they are then read as its sentencepiece file says. FetchError if
+    the model's known texts do not have their known ids even so.
     """
-    mended, backend = False, tokenizer.backend_tokenizer
+    mended = False
     for text, ids in SOURCES["tokens"].get(name, {}).items():
         if tokenizer(text)["input_ids"] != ids and name == "mistral-7b":
             steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+            backend = tokenizer.backend_tokenizer
             backend.normalizer, backend.pre_tokenizer = normalizers.Sequence(steps), None
             mended = True
         if (found := tokenizer(text)["input_ids"]) != ids:

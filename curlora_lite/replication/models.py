@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass, field
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ..checks import known
 from . import fetch, first_contact, fused, hub, machine
@@ -57,9 +57,7 @@ def load(name, precision="fp32", device="cpu"):
     model.requires_grad_(False).eval().to(device)
     if name.endswith("-fused"):
         model = fused.fuse(model)
-    # the hub's `tokenizer.json` as it is written: a model's own class may put in another's place
-    kind = PreTrainedTokenizerFast if name in hub.MODELS else AutoTokenizer
-    tokenizer = kind.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     mended = name in hub.MODELS and first_contact.check_tokenizer(name, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # as the author does
