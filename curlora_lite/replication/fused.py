@@ -22,14 +22,11 @@ def fuse(model):
     0.1 stands on attention and residuals, and is off until the model trains.
     """
     theirs = model.config
-    config = Phi3Config(
-        **{name: getattr(theirs, name) for name in COPIED},
-        original_max_position_embeddings=theirs.max_position_embeddings,
-        pad_token_id=0,  # its default lies outside this vocabulary
-        resid_pdrop=DROPOUT,
-        attention_dropout=DROPOUT,
-        attn_implementation=theirs._attn_implementation,
-    )
+    sizes = {name: getattr(theirs, name) for name in COPIED}
+    sizes["original_max_position_embeddings"] = theirs.max_position_embeddings
+    sizes["pad_token_id"] = 0  # its default lies outside this vocabulary
+    dropout = {"resid_pdrop": DROPOUT, "attention_dropout": DROPOUT}
+    config = Phi3Config(**sizes, **dropout, attn_implementation=theirs._attn_implementation)
     with torch.device("meta"):
         fused = Phi3ForCausalLM(config)
     weights = model.state_dict()

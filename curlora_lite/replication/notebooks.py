@@ -47,16 +47,10 @@ def execute(name, parameters, target, anew=False, source=None):
     inputs = _inputs(source, passed, parameters.get("profile", "embedded"))
     if not anew and target.exists() and nbformat.read(target, 4).metadata.get("inputs") == inputs:
         return False
+    how = {"kernel_name": "python3", "kernel_manager_class": _this_python()}
+    how |= {"cwd": str(records.ROOT), "progress_bar": {"desc": name, "leave": False}}
     with fetch.aside(target) as part:
-        papermill.execute_notebook(
-            str(source),
-            str(part),
-            parameters=passed,
-            kernel_name="python3",
-            kernel_manager_class=_this_python(),
-            cwd=str(records.ROOT),
-            progress_bar={"desc": name, "leave": False},
-        )
+        papermill.execute_notebook(str(source), str(part), parameters=passed, **how)
         book = nbformat.read(part, 4)
         _tidy(book, inputs)
         nbformat.write(book, part)

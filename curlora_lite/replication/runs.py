@@ -71,21 +71,12 @@ def tidy(found):
 
 
 def _run(name, record):
-    spec, made = record.spec, record.provenance
-    plain = ("profile", "table", "method", "rank", "seed", "learning_rate", "precision", "source")
-    return {
-        "run": name,
-        **{column: spec[column] for column in plain},
-        "model": spec["model"]["name"],
-        "label": method_label(spec["method"], spec["rank"]),
-        "protocol": Protocol(**spec["protocol"]).name(),
-        "status": record.status,
-        "parameters": record.trainable.get("adapter", 0),
-        "seconds": record.seconds,
-        "device": made.get("device"),
-        "commit": made.get("commit"),
-        "version": record.version,
-    }
+    spec = record.spec
+    plain = {**record.provenance, **spec, **vars(record), "run": name}
+    run = {column: plain.get(column) for column in RUN}
+    run |= {"model": spec["model"]["name"], "label": method_label(spec["method"], spec["rank"])}
+    run["protocol"] = Protocol(**spec["protocol"]).name()
+    return run | {"parameters": record.trainable.get("adapter", 0)}
 
 
 def _numbers(record):
