@@ -1,5 +1,7 @@
 """Records with made-up numbers that a reader can work out, and the committed ones."""
 
+import nbformat
+
 from curlora_lite.replication import profiles, records
 
 TASKS = ("mrpc", "sst2", "sentiment140")
@@ -53,3 +55,14 @@ def two_seeds(profile="smollm2", table="table1"):
 def committed_records(results, profile, table):
     """The records of a profile's own grid as they are committed (see `conftest.committed`)."""
     return [records.find(spec, results) for spec in profiles.grid(profile, table, fast="bf16")]
+
+
+def committed_sentences(results, profile, notebook):
+    """What a notebook's sentences say in its executed copy as it is committed."""
+    book = nbformat.read(results / profile / "notebooks" / f"{notebook}.ipynb", 4)
+    outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
+    return [
+        o.data["text/markdown"]
+        for o in outputs
+        if o.output_type == "display_data" and "text/markdown" in o.data
+    ]

@@ -64,6 +64,11 @@ def test_draws_follow_the_probabilities(weighting, replacement):
     assert error.max() < 4
 
 
+def test_the_named_selections():
+    assert cur.as_selection("eq4") == cur.Selection("inverted", replacement=False)
+    assert cur.as_selection("authors") == cur.Selection("smoothed", replacement=True)
+
+
 def test_selection_repeats_with_its_seed_only():
     W = torch.randn(40, 50, generator=torch.Generator().manual_seed(1))
     draws = [

@@ -32,6 +32,8 @@ def mirror(tmp_path, monkeypatch):
         pairs = {"sentence1": [f"a{i}" for i in range(n)], "sentence2": ["b"] * n}
         write(root / f"nyu-mll/glue/mrpc/{split}-0.parquet", **pairs, label=marks)
         write(root / f"nyu-mll/glue/sst2/{split}-0.parquet", sentence=["s"] * n, label=[0] * n)
+    last = {"sentence": ["last"], "label": [1]}
+    write(root / "nyu-mll/glue/sst2/train-1.parquet", **last)
     sentiment = root / "stanfordnlp/sentiment140/sentiment140"
     texts = [f"t{i}" for i in range(10)]
     write(sentiment / "test/0000.parquet", text=texts, sentiment=[4, 2, 0, 4, 2] * 2)
@@ -72,6 +74,10 @@ def test_pairs_and_text(mirror):
     assert data.load_text("eval", "paper") == "= One =\ntwo\n"
 
 
+def test_shards_are_read_in_the_order_of_their_names(mirror):
+    assert rows("sst2", "train")["text"] == ["s"] * 9 + ["last"]
+
+
 def test_nothing_is_tuned_on_the_papers_data(mirror):
     with pytest.raises(ValueError, match="part: got 'tune', expected one of train, eval, held-out"):
         rows("sst2", "tune")
@@ -87,8 +93,8 @@ def test_other_content_than_the_pinned(mirror, monkeypatch):
     expected = hub._digest("sst2", "train", hub._rows("sst2", "train"))
     monkeypatch.setattr(hub, "PINNED", {"sst2/train": expected})
     hub._rows.cache_clear()
-    assert len(rows("sst2", "train")) == 9
-    write(mirror / "nyu-mll/glue/sst2/train-0.parquet", sentence=["x"], label=[0])
+    assert len(rows("sst2", "train")) == 10
+    write(mirror / "nyu-mll/glue/sst2/train-1.parquet", sentence=["x"], label=[0])
     hub._rows.cache_clear()
     with pytest.raises(fetch.FetchError, match=f"expected {expected}"):
         rows("sst2", "train")
@@ -123,6 +129,8 @@ def test_weights_are_named_by_the_files_that_are_read(tmp_path):
     (tmp_path / "consolidated.safetensors").write_text("the same again")
     assert hub.weights_sha256(tmp_path, hub.MODELS["mistral-7b"].files) == before
     assert hub.weights_sha256(tmp_path) != before
+    (tmp_path / "model-2.safetensors").write_text("other weights")
+    assert hub.weights_sha256(tmp_path, hub.MODELS["mistral-7b"].files) != before
 
 
 TEST_MIRROR = os.environ.get("CURLORA_TEST_MIRROR")

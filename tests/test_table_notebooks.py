@@ -4,6 +4,7 @@ import shutil
 
 import nbformat
 import pytest
+from made_records import committed_sentences
 
 from curlora_lite.replication import conclusions, machine, notebooks, records
 
@@ -44,10 +45,11 @@ def execute(committed, monkeypatch, tmp_path):
     ("profile", "table"), [("smollm2", "table1"), ("embedded", "table1"), ("embedded", "table2")]
 )
 def test_the_sentences_hold_for_the_committed_records(execute, committed, tmp_path, profile, table):
-    """And the tables come out as they are committed."""
+    """And say what they say in the executed copy; the tables come out as they are committed."""
     said = execute(profile, table)
     assert len(said) > 5
     assert [text for text in said if conclusions.CONTRADICTED in text] == []
+    assert said == committed_sentences(committed, profile, notebooks.TABLES[table])
     folder = tmp_path / "results" / profile
     found = sorted(p.name for p in folder.glob("*/*.*") if p.parent.name in ("tables", "figures"))
     assert found == sorted(name.format(table) for name in WRITTEN)
