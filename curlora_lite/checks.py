@@ -23,7 +23,8 @@ def whole(name, value, least=None):
 def finite(name, value):
     """`value` as an int or a float (numpy's too); ValueError unless it is a finite number."""
     real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    plain = int(value) if isinstance(value, numbers.Integral) else float(value) if real else math.nan
-    if not real or abs(plain) > sys.float_info.max or math.isnan(plain):
+    kind = int if real and isinstance(value, numbers.Integral) else float
+    plain = kind(value) if real else math.nan
+    if abs(plain) > sys.float_info.max or math.isnan(plain):
         raise ValueError(f"{name}: got {value!r}, expected a finite number")
     return plain

@@ -115,8 +115,7 @@ def test_values_of_numpy_become_plain(method):
     given = {"rank": np.int64(4), "alpha": np.float32(1.5), "seed": np.uint8(3)}
     config = CONFIGS[method](**given)
     assert config == CONFIGS[method](rank=4, alpha=1.5, seed=3)
-    plain = [(type(getattr(config, name))) for name in given]
-    assert plain == [int, float, int]
+    assert [type(getattr(config, name)) for name in given] == [int, float, int]
     for name, value in (("seed", 1.5), ("seed", None), ("rank", "8"), ("alpha", np.bool_(True))):
         with pytest.raises(ValueError, match=f"{name}: got "):
             CONFIGS[method](**{name: value})

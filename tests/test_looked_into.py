@@ -1,7 +1,5 @@
 """Code that looks inside a projection, or past it: T5, Mamba, BERT, `nn.Transformer…`, resizing."""
 
-import copy
-
 import pytest
 import torch
 import transformers
@@ -63,17 +61,15 @@ def test_owners_that_go_past_a_projections_forward(method, targets):
 
 
 def test_a_wrapped_projection_shows_what_the_bare_one_has(llama, gpt2):
-    bare = [
-        copy.deepcopy(llama.model.layers[0].self_attn.k_proj),
-        gpt2.transformer.h[0].attn.c_attn,
-    ]
+    bare = llama.model.layers[0].self_attn.k_proj, gpt2.transformer.h[0].attn.c_attn
     cl.add_adapters(llama, cl.CURLoRAConfig(rank=4))
     cl.add_adapters(gpt2, cl.LoRAConfig(rank=4, target_modules=["c_attn"]))
     linear, conv = llama.model.layers[0].self_attn.k_proj, gpt2.transformer.h[0].attn.c_attn
-    assert (linear.in_features, linear.out_features, linear.bias) == (32, 16, None)
-    assert torch.equal(linear.weight, bare[0].weight) and not hasattr(linear, "nf")
-    assert (conv.nx, conv.nf) == (32, 96) and conv.weight is bare[1].weight
-    assert conv.bias is bare[1].bias
+    shown = {linear: ("in_features", "out_features"), conv: ("nx", "nf")}
+    for one, module in zip(bare, shown, strict=True):
+        for name in ("weight", "bias", *shown[module]):
+            assert getattr(module, name) is getattr(one, name)
+        assert not hasattr(module, "nf") or module is conv
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -91,12 +91,10 @@ OWN = {  # what these do to their logits, and how they call their backbone
 @pytest.mark.parametrize("own", OWN)
 def test_perplexity_is_of_the_models_own_logits(llama, own):
     """Each module is in the mode that it was in afterwards."""
+    by_peft = isinstance(OWN[own], peft.PeftConfig)
+    build = transformers.AutoModelForCausalLM.from_config
     torch.manual_seed(0)
-    config = OWN[own]
-    if isinstance(config, peft.PeftConfig):
-        model = peft.get_peft_model(llama, config)
-    else:
-        model = transformers.AutoModelForCausalLM.from_config(config)
+    model = peft.get_peft_model(llama, OWN[own]) if by_peft else build(OWN[own])
     for parameter in model.parameters():
         parameter.data.mul_(4)
     ids = torch.arange(20) * 7 % 64
