@@ -22,7 +22,9 @@ def whole(name, value, least=None):
 
 def finite(name, value):
     """`value` as an int or a float (numpy's too); ValueError unless it is a finite number."""
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or abs(value) > sys.float_info.max or math.isnan(value):
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    kind = int if real and isinstance(value, numbers.Integral) else float
+    plain = kind(value) if real else math.nan
+    if abs(plain) > sys.float_info.max or math.isnan(plain):
         raise ValueError(f"{name}: got {value!r}, expected a finite number")
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
+    return plain

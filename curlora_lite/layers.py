@@ -263,8 +263,9 @@ class LoRALinear(AdapterLayer):
 
     def refresh(self):
         super().refresh()
-        # outputs that were not there before (of a resized head) get no update
-        self.B.data = F.pad(self.B.data, (0, self.out_in[0] - self.B.shape[1]))
+        more = self.out_in[0] - self.B.shape[1]
+        if more:  # a resized head: outputs that were not there before get no update
+            self.B = nn.Parameter(F.pad(self.B.data, (0, more)), self.B.requires_grad)
 
     def forward(self, x):
         y = self.base(x)  # (B..., out)

@@ -5,6 +5,7 @@ the parameter is then an empty one on the meta device, and a hook on its module 
 """
 
 import contextlib
+import copy
 import functools
 import inspect
 import re
@@ -150,13 +151,12 @@ def prepare(model):
             module.support_avx512bf16_for_cpu = False
             state = module.weight.quant_state
             if getattr(state, "packing_format_for_cpu", False):
-                from bitsandbytes import matmul_4bit
+                from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
 
-                eye = torch.eye(module.in_features, dtype=state.dtype)
-                W = matmul_4bit(eye, module.weight, quant_state=state).T.to(state.original_dtype)
-                again = {name: getattr(state, name) for name in ("blocksize", "quant_type")}
-                again |= {"compress_statistics": False, "module": module}
-                module.weight = type(module.weight)(W.contiguous(), **again).to(W.device)
+                kept = copy.copy(state)  # of which it restores the codes, but not the scales
+                module.weight.data = _convert_weight_packed_for_cpu_inverse(module.weight, kept)[0]
+                state.absmax = state.absmax.T.flatten().float()
+                state.dtype, state.packing_format_for_cpu = state.original_dtype, False
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is not None and not quantizer.is_qat_trainable:
         kind = type(quantizer)

@@ -1,9 +1,17 @@
 """Adapters on whole (tiny) models."""
 
+import numpy as np
 import pytest
 import torch
 
-from curlora_lite import CURLoRAConfig, LoRAConfig, add_adapters, count_trainable, remove_adapters
+from curlora_lite import (
+    CURLoRAConfig,
+    LoRAConfig,
+    Selection,
+    add_adapters,
+    count_trainable,
+    remove_adapters,
+)
 from curlora_lite.adapters import adapter_layers
 
 CONFIGS = {"curlora": CURLoRAConfig, "lora": LoRAConfig}
@@ -100,3 +108,15 @@ def test_twice_is_refused(llama):
     add_adapters(llama, LoRAConfig(rank=2))
     with pytest.raises(ValueError, match="has an adapter 'default' already"):
         add_adapters(llama, LoRAConfig(rank=2))
+
+
+@pytest.mark.parametrize("method", CONFIGS)
+def test_values_of_numpy_become_plain(method):
+    given = {"rank": np.int64(4), "alpha": np.float32(1.5), "seed": np.uint8(3)}
+    config = CONFIGS[method](**given)
+    assert config == CONFIGS[method](rank=4, alpha=1.5, seed=3)
+    assert [type(getattr(config, name)) for name in given] == [int, float, int]
+    for name, value in (("seed", 1.5), ("seed", None), ("rank", "8"), ("alpha", np.bool_(True))):
+        with pytest.raises(ValueError, match=f"{name}: got "):
+            CONFIGS[method](**{name: value})
+    assert Selection("uniform", np.bool_(True)).replacement is True

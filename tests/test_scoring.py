@@ -2,8 +2,10 @@
 
 import math
 
+import peft
 import pytest
 import torch
+import transformers
 
 from curlora_lite import scoring, training
 from curlora_lite.replication.accuracy import Accuracy
@@ -72,6 +74,38 @@ def test_perplexity_from_the_definition(llama, window, dtype):
     found = scoring.perplexity(llama, ids, window)
     assert (found["tokens"], found["window"]) == (len(expected), window)
     assert found["perplexity"] == pytest.approx(math.exp(sum(expected) / len(expected)), rel=1e-5)
+
+
+BASE = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "pad_token_id": 0}  # fmt: skip
+OWN = {  # what these do to their logits, and how they call their backbone
+    "scaled": transformers.CohereConfig(**BASE, logit_scale=0.25),
+    "divided": transformers.GraniteConfig(**BASE, logits_scaling=8.0),
+    "capped": transformers.Gemma2Config(**BASE, head_dim=8, final_logit_softcapping=0.5),
+    "past the backbone": transformers.OPTConfig(**BASE, ffn_dim=48, word_embed_proj_dim=32),
+    "adapted by PEFT": peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False),
+    "prompted by PEFT": peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+}
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_perplexity_is_of_the_models_own_logits(llama, own):
+    """Each module is in the mode that it was in afterwards."""
+    by_peft = isinstance(OWN[own], peft.PeftConfig)
+    build = transformers.AutoModelForCausalLM.from_config
+    torch.manual_seed(0)
+    model = peft.get_peft_model(llama, OWN[own]) if by_peft else build(OWN[own])
+    for parameter in model.parameters():
+        parameter.data.mul_(4)
+    ids = torch.arange(20) * 7 % 64
+    with torch.no_grad():
+        logs = model.eval()(input_ids=ids[None]).logits[0, -20:].double().log_softmax(-1)
+    model.train().get_input_embeddings().eval()
+    modes = [module.training for module in model.modules()]
+    found = scoring.perplexity(model, ids, 20)["perplexity"]
+    expected = math.exp(-logs[torch.arange(19), ids[1:]].mean())
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert [module.training for module in model.modules()] == modes
 
 
 def test_strided_perplexity_is_each_token_once_in_its_longest_context(llama):

@@ -177,7 +177,7 @@ def test_a_merged_model_in_a_pipeline(gpt2, tmp_path):
 
 
 def test_packed_weights_are_refused_with_a_reason(llama):
-    """bitsandbytes packs a weight into another shape: its rows and columns cannot be indexed."""
+    """As other libraries than bitsandbytes pack one: its rows and columns cannot be indexed."""
     projection = llama.model.layers[0].self_attn.q_proj
     projection.weight = torch.nn.Parameter(torch.zeros(512, 1), requires_grad=False)
     with pytest.raises(TypeError, match=r"packed into \(512, 1\), expected \(32, 32\); quantise"):

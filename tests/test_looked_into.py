@@ -1,0 +1,105 @@
+"""Code that looks inside a projection, or past it: T5, Mamba, BERT, `nn.Transformer…`, resizing."""
+
+import pytest
+import torch
+import transformers
+from test_works_with import IDS, gradients, started
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+import curlora_lite as cl
+
+METHODS = {"curlora": cl.CURLoRAConfig, "lora": cl.LoRAConfig}
+SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2}
+T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 64}
+MODELS = {  # model, projections: those its code reads, or computes with past their forward
+    "t5": (transformers.T5ForConditionalGeneration,
+           transformers.T5Config(**T5, feed_forward_proj="gated-gelu", decoder_start_token_id=0),
+           ["q", "wi_0", "wo"]),
+    "mamba": (transformers.MambaForCausalLM, transformers.MambaConfig(**SIZES, state_size=4),
+              ["in_proj", "x_proj", "dt_proj", "out_proj"]),
+    "bert": (transformers.BertForMaskedLM, transformers.BertConfig(
+        **SIZES, intermediate_size=48, num_attention_heads=4), ["query", "value", "dense"]),
+}  # fmt: skip
+
+
+def check(model, config, output):
+    """Starts at the base; each adapter gets a gradient; merged is the same, in both modes."""
+    base = output(model)
+    started(model, config, scale=0.3)
+    adapted = output(model)
+    adapted.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters() if p.requires_grad)
+    assert gradients(model) and not torch.allclose(adapted, base, atol=1e-3)
+    with torch.no_grad():  # where fused paths are taken
+        torch.testing.assert_close(output(model), adapted, rtol=0, atol=1e-4)
+        with cl.disable_adapters(model):
+            torch.testing.assert_close(output(model), base, rtol=0, atol=1e-5)
+        cl.merge_adapters(model)
+        torch.testing.assert_close(output(model), adapted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("method", METHODS)
+def test_projections_that_are_looked_into(method, name):
+    cls, config, targets = MODELS[name]
+    torch.manual_seed(0)
+    model = cls(config).eval()
+    more = {"decoder_input_ids": IDS} if name == "t5" else {}
+    adapter = METHODS[method](rank=2, target_modules=targets)
+    check(model, adapter, lambda model: model(input_ids=IDS, **more).logits)
+
+
+@pytest.mark.parametrize("targets", [["out_proj"], ["linear1", "linear2"]])
+@pytest.mark.parametrize("method", METHODS)
+def test_owners_that_go_past_a_projections_forward(method, targets):
+    """`nn.MultiheadAttention` and the fast path of `nn.TransformerEncoder` take its weight."""
+    torch.manual_seed(0)
+    block = nn.TransformerEncoderLayer(32, 4, 48, batch_first=True)
+    model, x = nn.TransformerEncoder(block, 2).eval(), torch.randn(2, 5, 32)
+    check(model, METHODS[method](rank=4, target_modules=targets), lambda model: model(x))
+
+
+def test_a_wrapped_projection_shows_what_the_bare_one_has(llama, gpt2):
+    bare = llama.model.layers[0].self_attn.k_proj, gpt2.transformer.h[0].attn.c_attn
+    cl.add_adapters(llama, cl.CURLoRAConfig(rank=4))
+    cl.add_adapters(gpt2, cl.LoRAConfig(rank=4, target_modules=["c_attn"]))
+    linear, conv = llama.model.layers[0].self_attn.k_proj, gpt2.transformer.h[0].attn.c_attn
+    shown = {linear: ("in_features", "out_features"), conv: ("nx", "nf")}
+    for one, module in zip(bare, shown, strict=True):
+        for name in ("weight", "bias", *shown[module]):
+            assert getattr(module, name) is getattr(one, name)
+        assert not hasattr(module, "nf") or module is conv
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_more_tokens_under_a_wrapped_head(gpt2, llama, method, tied):
+    """Logits of the tokens there were stay; the head is wrapped again; switching and merging go."""
+    model = gpt2 if tied else llama
+    started(model, METHODS[method](rank=4, target_modules=["lm_head"]))
+    before = model(input_ids=IDS).logits
+    model.resize_token_embeddings(70)
+    after = model(input_ids=IDS).logits
+    assert after.shape[-1] == 70 and isinstance(model.lm_head.base, nn.Linear)
+    torch.testing.assert_close(after[..., :64], before)
+    with cl.disable_adapters(model):
+        assert model(input_ids=IDS).logits.shape[-1] == 70
+    after.sum().backward()
+    assert torch.equal(model(input_ids=IDS).logits, after) and gradients(model)
+    if not tied:
+        cl.merge_adapters(model)
+        with pytest.raises(ValueError, match="is merged; call unmerge_adapters first"):
+            model.resize_token_embeddings(80)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [parametrizations.weight_norm, nn.utils.weight_norm, lambda m: prune.random_unstructured(
+        m, "weight", 0.5), lambda m: m.weight.data.zero_()],
+)  # fmt: skip
+def test_what_cannot_be_wrapped_is_named(llama, spoil):
+    spoil(llama.model.layers[1].self_attn.v_proj)
+    with pytest.raises((TypeError, ValueError), match="layers.1.self_attn.v_proj: .*(norm|weight)"):
+        cl.add_adapters(llama, cl.CURLoRAConfig(rank=4))
+    assert not cl.adapter_names(llama) and cl.count_trainable(llama)
