@@ -18,6 +18,17 @@ from .configs import CURLoRAConfig, LoRAConfig
 from .cur import Selection
 from .peft_files import export_to_peft
 
+
+def __getattr__(name):
+    if (
+        name == "AdapterCheckpoints"
+    ):  # imported when asked for: it takes the Trainer's modules along
+        from .trainer import AdapterCheckpoints
+
+        return AdapterCheckpoints
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __version__ = "0.2.0"
 __all__ = [
     "AdapterFileError",
