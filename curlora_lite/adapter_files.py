@@ -1,4 +1,4 @@
-"""An adapter on disk: saved, loaded again bit for bit, exported as a PEFT LoRA adapter.
+"""An adapter on disk: saved, and loaded again bit for bit.
 
 Two files: `adapter.safetensors` and `adapter.json`. Of CURLoRA only U and the index vectors are
 kept, since C and R are columns and rows of weights that the base model brings along; a checksum of
@@ -8,28 +8,24 @@ these tells whether it is the same base model. Nothing is ever unpickled.
 import dataclasses
 import hashlib
 import json
+import tempfile
+import warnings
 from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import load, save, save_file
+from safetensors.torch import load, save
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from . import cur, weights
-from .adapters import (
-    adapter_names,
-    as_it_was_if_it_fails,
-    attach,
-    config_of,
-    disable_adapters,
-    layers_of,
-    refuse_merged,
-)
+from . import cur, heads, weights
+from .adapters import adapter_names, attach, trainable_as_before
+from .attached import config_of, disable_adapters, heads_of, layers_of, left_out, refuse_merged
 from .base_check import CHECKS, PRECISIONS, checksum, checksums, other_base
 from .checks import known
 from .configs import CURLoRAConfig, LoRAConfig
 from .layers import CURLoRALinear, LoRALinear, adapter_dtype
+from .modules import named_modules, unwrapped, warn_of_parameters_unknown_to
 
 TENSORS, DESCRIPTION = "adapter.safetensors", "adapter.json"
 FORMAT = "curlora_lite adapter 1"
@@ -47,26 +43,51 @@ def save_adapter(model, folder, name=None):
     CURLoRA: U (n, r, r) as trained, rows and columns (n, r) as int32, of n projections. LoRA:
     A (in, r) and B (r, out) of each. Both: a checksum of columns and rows of each frozen weight.
     Returns how many bytes that takes: Mistral-7B at rank 16, some 115 KB. ValueError, saying where,
-    for numbers that are not finite.
+    for numbers that are not finite. Modules trained whole stand beside them as they are.
+    Warns of what is trainable in the model and belongs to no adapter: it is not saved.
+    A save that fails, for want of space, say, leaves what was in the folder.
     """
     refuse_merged(model)
     layers, config = layers_of(model, name), config_of(model, name)
+    trained = heads_of(model, name)
+    warn_of_what_is_left_out(model)
     description = {
         "format": FORMAT,
         "kind": next(kind for kind, known in CONFIGS.items() if isinstance(config, known)),
         "config": dataclasses.asdict(config),
         "projections": {path: checksum(layer) for path, layer in layers.items()},
         "rounded": {str(dtype): checksums(layers, dtype) for dtype in PRECISIONS[1:]},
+        "heads": list(trained),
     }
-    tensors = {k: t.contiguous() for k, t in _tensors(layers).items()}
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    content = save(tensors)
+    tensors = _tensors(layers) | heads.finite_tensors(trained)
+    content = save({name: tensor.contiguous() for name, tensor in tensors.items()})
     # an interrupted save over another adapter must not load as a mixture of both
     description["tensors_sha256"] = hashlib.sha256(content).hexdigest()
-    (folder / TENSORS).write_bytes(content)
-    (folder / DESCRIPTION).write_text(json.dumps(description) + "\n")
-    return sum((folder / file).stat().st_size for file in (TENSORS, DESCRIPTION))
+    files = {TENSORS: content, DESCRIPTION: f"{json.dumps(description)}\n".encode()}
+    return write_together(folder, files)
+
+
+def warn_of_what_is_left_out(model):
+    """Warn of what is trainable in the model and belongs to none of its adapters."""
+    if lost := left_out(model):
+        some = ", ".join(lost[:8]) + (f" and {len(lost) - 8} more" if len(lost) > 8 else "")
+        warnings.warn(
+            f"model: trainable, but not part of the adapter and not saved with it: {some}; name "
+            "the modules in modules_to_save when the adapter is added",
+            stacklevel=4,
+        )
+
+
+def write_together(folder, files):
+    """Write {name -> bytes} into `folder`, made if need be: aside, then moved. Returns how many."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as aside:
+        for name, content in files.items():
+            (Path(aside) / name).write_bytes(content)
+        for name in files:
+            (Path(aside) / name).replace(folder / name)
+    return sum(map(len, files.values()))
 
 
 @weights.plainly()
@@ -82,7 +103,8 @@ def load_adapter(model, folder, name="default", check_base="rounded"):
     other than those the adapter was trained on; ValueError if the name is taken. The model is then
     as it was.
     """
-    folder = Path(folder)
+    warn_of_parameters_unknown_to(model)
+    model, folder = unwrapped(model), Path(folder)
     known("check_base", check_base, CHECKS)
     refuse_merged(model)
     if name in adapter_names(model):
@@ -99,51 +121,16 @@ def load_adapter(model, folder, name="default", check_base="rounded"):
             f"{folder}: U of {len(tensors['U'])} projections, expected {len(paths)}"
         )
     layers = {}
-    with as_it_was_if_it_fails(model):
+    with disable_adapters(model), trainable_as_before(model):
+        trained = _heads(model, description, tensors, folder)
         for place, path in enumerate(paths):
             layers[path] = _layer(bases[path], config, tensors, path, place, folder / TENSORS)
         if (unlike := other_base(layers, description, check_base)) is not None:
             raise AdapterFileError(f"{folder}: {unlike}")
         if description.get("tensors_sha256", digest) != digest:  # older versions wrote none
             raise AdapterFileError(f"{folder / TENSORS}: not the one saved with {DESCRIPTION}")
-    attach(model, layers, config, name)
+    attach(model, layers, trained, config, name)
     return list(layers)
-
-
-@weights.plainly()
-def export_to_peft(model, folder, name=None):
-    """Write the adapter called `name` (the active one, if None) as a PEFT LoRA adapter.
-
-    CURLoRA is exactly a LoRA of rank r: with PEFT's delta W = (lora_alpha / r) B A, `nn.Linear` has
-    A = R, B = C U; Conv1D A = (C U)^T, B = R^T; lora_alpha = alpha r. Whatever serves LoRA serves
-    it (vLLM: set `max_lora_rank` to r at least; its default is 16). Returns the bytes written.
-    """
-    refuse_merged(model)
-    layers, config = layers_of(model, name), config_of(model, name)
-    tensors = {}
-    for path, layer in layers.items():
-        down, up = layer.as_lora()
-        for key, tensor in (("lora_A", down), ("lora_B", up)):
-            stored = weights.sound(f"{key} of {path}", tensor.detach().float())
-            tensors[f"base_model.model.{path}.{key}.weight"] = stored.cpu().contiguous().clone()
-    adapter_config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM" if getattr(model, "lm_head", None) is not None else None,
-        "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None),
-        "r": config.rank,
-        "lora_alpha": config.alpha * config.rank,
-        "target_modules": list(config.target_modules),
-        "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for layer in layers.values()),
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "inference_mode": True,
-    }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / "adapter_model.safetensors", folder / "adapter_config.json"]
-    save_file(tensors, files[0], metadata={"format": "pt"})
-    files[1].write_text(json.dumps(adapter_config, indent=2) + "\n")
-    return sum(file.stat().st_size for file in files)
 
 
 def _tensors(layers):
@@ -203,10 +190,29 @@ def _read_tensors(path):
 
 def _base(model, path, folder):
     """The frozen projection of `model` at `path`."""
-    module = dict(model.named_modules()).get(path)
+    module = dict(named_modules(model)).get(path)
     if not isinstance(module, (nn.Linear, Conv1D)):
         raise AdapterFileError(f"{folder}: this {type(model).__name__} has no projection {path!r}")
     return module
+
+
+def _heads(model, description, tensors, folder):
+    """{path -> module} of those trained whole: copies of the model's, with the saved numbers."""
+    paths = description.get("heads", [])  # older versions had none
+    there = dict(named_modules(model, seen=False))
+    for path in paths if isinstance(paths, list) else [paths]:
+        if not isinstance(path, str) or path not in there:
+            raise AdapterFileError(
+                f"{folder}: this {type(model).__name__} has no module {path!r} to train whole"
+            )
+    made = heads.copies(model, paths)
+    for name, tensor in heads.tensors(made).items():
+        shape, file = tuple(tensor.shape), folder / TENSORS
+        value = _take(tensors, name, None, shape, tensor.dtype, file).to(tensor.dtype)
+        if not torch.isfinite(value).all():
+            raise AdapterFileError(f"{file}: {name} holds numbers that are not finite")
+        tensor.data.copy_(value)
+    return made
 
 
 def _layer(base, config, tensors, path, place, file):

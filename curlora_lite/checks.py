@@ -3,6 +3,7 @@
 import math
 import numbers
 import sys
+from collections.abc import Iterable, Mapping
 
 
 def known(name, value, choices):
@@ -28,3 +29,13 @@ def finite(name, value):
     if abs(plain) > sys.float_info.max or math.isnan(plain):
         raise ValueError(f"{name}: got {value!r}, expected a finite number")
     return plain
+
+
+def names(name, value):
+    """`value`, a list or the like of names, as a tuple; ValueError unless it is one."""
+    several = isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+    found = tuple(value) if several else ()
+    if not several or not all(isinstance(one, str) and one for one in found):
+        what = "the string " if isinstance(value, str) else ""
+        raise ValueError(f"{name}: got {what}{value!r}, expected a list of names")
+    return found

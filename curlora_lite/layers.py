@@ -32,6 +32,7 @@ class AdapterLayer(nn.Module):
         for name in ("in_features", "out_features", "nx", "nf")
     )
     computed_with = False  # whether the owner computes with `weight`, past `forward`
+    _tied_weights_keys = {"base.weight": "base.weight"}  # noqa: RUF012 for `save_pretrained`
 
     def __init__(self, base, alpha):
         super().__init__()

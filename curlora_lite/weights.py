@@ -88,7 +88,7 @@ def keep_here(module):
         return
     for tensors in (module._parameters, module._buffers):
         for name, tensor in tensors.items():
-            if tensor.is_meta:
+            if tensor is not None and tensor.is_meta:
                 here = hook.weights_map[name].to(hook.execution_device, tensor.dtype)
                 trained = isinstance(tensor, nn.Parameter)
                 tensors[name] = nn.Parameter(here, tensor.requires_grad) if trained else here

@@ -58,7 +58,7 @@ REFUSED = [
     (partial(CURLoRAConfig, 2.0), "rank: got 2.0"),
     (partial(CURLoRAConfig, alpha=float("inf")), "alpha: got inf"),
     (partial(CURLoRAConfig, alpha=10**400), "alpha: got 1000.*expected a finite number"),
-    (partial(CURLoRAConfig, target_modules="q_proj"), "got the string 'q_proj'"),
+    (partial(CURLoRAConfig, target_modules="q_proj("), "is no regular expression"),
     (partial(CURLoRAConfig, target_modules=5), "target_modules: got 5, expected a list of names"),
     (partial(CURLoRAConfig, target_modules=[]), "got an empty list"),
     (partial(CURLoRAConfig, selection="eq5"), "expected a Selection or one of eq4, authors"),

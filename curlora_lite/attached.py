@@ -1,0 +1,133 @@
+"""What a model carries beside its modules: its adapters by name, of which one stands in it."""
+
+import contextlib
+from dataclasses import dataclass, field
+
+from . import heads, weights
+from .modules import named_parameters, replace, submodule, unwrapped
+
+
+@dataclass
+class Attached:
+    """The adapters of a model.
+
+    layers: name -> {projection -> adapter layer}. heads: name -> {path -> trained copy of the
+    module there}. active: the name of the one that stands in the model, or None. own: {path -> the
+    model's module whose place a head has taken}. merged: {projection -> the frozen weight as it
+    was} of a merged adapter.
+    """
+
+    layers: dict = field(default_factory=dict)
+    heads: dict = field(default_factory=dict)
+    configs: dict = field(default_factory=dict)
+    active: str | None = None
+    own: dict = field(default_factory=dict)
+    merged: dict = field(default_factory=dict)
+
+
+def attached_to(model):
+    """The `Attached` of a model, or an empty one."""
+    return unwrapped(model).__dict__.get("_curlora") or Attached()
+
+
+def refuse_merged(model):
+    """ValueError if an adapter is merged into the model's weights."""
+    if attached_to(model).merged:
+        raise ValueError(
+            "model: its adapter is merged; call unmerge_adapters first, or fold_adapter to leave "
+            "it in the weights for good"
+        )
+
+
+def named(model, name=None):
+    """`name`, or the active adapter's; ValueError if there is no such one."""
+    attached = attached_to(model)
+    name = attached.active if name is None else name
+    if name not in attached.layers:
+        there = ", ".join(attached.layers) or "none"
+        raise ValueError(f"name: got {name!r}; adapters on this model: {there}")
+    return name
+
+
+def config_of(model, name=None):
+    """The configuration that an adapter was added with (of the active one, if None)."""
+    return attached_to(model).configs[named(model, name)]
+
+
+def layers_of(model, name=None):
+    """{projection -> adapter layer} of an adapter (of the active one, if None)."""
+    return attached_to(model).layers[named(model, name)]
+
+
+def heads_of(model, name=None):
+    """{path -> module trained whole} of an adapter (of the active one, if None)."""
+    attached, name = attached_to(model), named(model, name)
+    found = attached.heads[name]
+    if name == attached.active:  # what stands there: a head may have been resized, or replaced
+        return {path: submodule(model, path) for path in found}
+    return found
+
+
+def left_out(model):
+    """Names of what is trainable in the model and belongs to none of its adapters."""
+    attached = attached_to(model)
+    layers = [layer for found in attached.layers.values() for layer in found.values()]
+    own = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
+    for name in attached.heads:
+        own |= {id(p) for head in heads_of(model, name).values() for p in head.parameters()}
+    return [n for n, p in named_parameters(model) if p.requires_grad and id(p) not in own]
+
+
+@weights.plainly()
+def install(model, name):
+    """Put what adapter `name` has in place of what stands there now; None: the bare base."""
+    attached = attached_to(model)
+    refuse_merged(model)
+    for projection, layer in attached.layers.get(attached.active, {}).items():
+        if submodule(model, projection) is layer:
+            replace(model, projection, layer.base)
+    for path, own in attached.own.items():
+        head = submodule(model, path)
+        attached.heads[attached.active][path] = head
+        heads.follow(own, head)
+        replace(model, path, own)
+    attached.active, attached.own = name, {}
+    for projection, layer in attached.layers.get(name, {}).items():
+        standing = submodule(model, projection)
+        if standing is not layer.base:  # another head, say, as resize_token_embeddings makes one
+            layer.stand_on(standing)
+        layer.refresh()
+        for others in attached.layers.values():
+            if projection in others and others[projection] is not layer:
+                layer.share_basis(others[projection])
+        layer.train(model.training)
+        replace(model, projection, layer)
+    for path, head in attached.heads.get(name, {}).items():
+        attached.own[path] = submodule(model, path)
+        heads.follow(head, attached.own[path])
+        replace(model, path, head.train(model.training))
+
+
+@contextlib.contextmanager
+def disable_adapters(model):
+    """Within the block the model is its frozen base; afterwards the adapter is active again."""
+    before = attached_to(model).active
+    install(model, None)
+    try:
+        yield model
+    finally:
+        if before in attached_to(model).layers:
+            install(model, before)
+
+
+def resize_token_embeddings(model, *args, **kwargs):
+    """The model's own, done also to heads and embeddings that belong to adapters."""
+    attached, resize = attached_to(model), type(model).resize_token_embeddings
+    active = attached.active
+    with disable_adapters(model):
+        resized = resize(model, *args, **kwargs)
+    for name in [name for name, found in attached.heads.items() if found]:
+        install(model, name)
+        resized = resize(model, *args, **kwargs)
+    install(model, active)
+    return resized

@@ -1,0 +1,64 @@
+"""Checkpoints of the Hugging Face `Trainer` that hold the adapter, not the frozen model."""
+
+import functools
+
+from transformers import TrainerCallback
+
+from .adapter_files import save_adapter
+from .attached import attached_to, heads_of
+from .heads import within
+from .modules import named_parameters, unwrapped
+
+
+class AdapterCheckpoints(TrainerCallback):
+    """`Trainer(…, callbacks=[AdapterCheckpoints()])`: its checkpoints hold what is trained alone.
+
+    Each is also a folder for `load_adapter`. To go on from one, build the model and add the adapter
+    as before, then `train(resume_from_checkpoint=…)`: the numbers are those of an uninterrupted
+    run. From then on the model's `save_pretrained` does so too, as long as an adapter stands in it
+    that is not merged.
+    """
+
+    def on_init_end(self, args, state, control, model=None, **kwargs):
+        model = unwrapped(model)
+        if "save_pretrained" not in vars(model) and hasattr(model, "save_pretrained"):
+            model.save_pretrained = functools.partial(_save_pretrained, model)
+            model.register_load_state_dict_post_hook(_forgive_what_is_frozen)
+
+    on_train_begin = on_init_end  # where it was added to a Trainer made before
+
+
+def _save_pretrained(model, folder, state_dict=None, is_main_process=True, **kwargs):
+    if _adapted(model):
+        left = frozen(model)
+        state_dict = model.state_dict() if state_dict is None else state_dict
+        state_dict = {k: v for k, v in state_dict.items() if _plain(k) not in left}
+        if is_main_process:
+            save_adapter(model, folder)
+    kwargs |= {"state_dict": state_dict, "is_main_process": is_main_process}
+    type(model).save_pretrained(model, folder, **kwargs)
+
+
+def _forgive_what_is_frozen(model, keys):
+    """A checkpoint without any of the frozen parameters is whole: none of them is missing."""
+    left = frozen(model)
+    if _adapted(model) and left <= {_plain(key) for key in keys.missing_keys}:
+        keys.missing_keys[:] = [key for key in keys.missing_keys if _plain(key) not in left]
+
+
+def frozen(model):
+    """Names of the parameters that are neither trained nor an adapter's: the base model's."""
+    whole = heads_of(model) if attached_to(model).active else ()
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    found = named_parameters(model, seen=False)
+    return {n for n, p in found if id(p) not in trained and not within(n, whole)}
+
+
+def _adapted(model):
+    """Whether an adapter stands in the model and is not merged."""
+    attached = attached_to(model)
+    return attached.active is not None and not attached.merged
+
+
+def _plain(key):
+    return key.replace("_orig_mod.", "")
