@@ -7,9 +7,8 @@ from unittest import mock
 import torch
 from torch.nn import functional as F
 
-from .training import DivergedError, features, pad
+from .training import DivergedError, by_length, padded_features
 
-SCORING_BATCH = 64
 PUBLISHED_BATCH = 128  # of Sentiment140's evaluation in the author's code
 LONG_WINDOW = 2048  # tokens
 LOGIT_CHUNK = 256  # tokens whose vocabulary logits are held at once
@@ -34,25 +33,20 @@ def accuracy(predictions, references, classes):
     }
 
 
-def predict(backbone, head, rows, pad_id, last_position=False):
+def predict(backbone, head, rows, pad_id, last_position=False, read=None):
     """Predicted classes of rows of token ids, in their order; read by length in large batches.
 
     last_position: in batches of 128 in their own order, class logits read at position -1 of rows
-    padded on the right, which is how the author's code scores Sentiment140 with GPT-2.
+    padded on the right, which is how the author's code scores Sentiment140 with GPT-2. read: lists
+    of ids -> fp32 (B, D), in place of `features` of padded rows.
     """
-    size = PUBLISHED_BATCH if last_position else SCORING_BATCH
-    order = list(range(len(rows)))
-    if not last_position:
-        order.sort(key=lambda i: len(rows[i]))
-    predictions = [0] * len(rows)
     with torch.inference_mode():
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
-            ids, lengths = pad([rows[i] for i in chosen], pad_id, head.weight.device)
-            classes = head(features(backbone, ids, lengths, last_position)).argmax(-1).tolist()
-            for i, predicted in zip(chosen, classes, strict=True):
-                predictions[i] = predicted
-    return predictions
+        if last_position:
+            parts = [rows[i : i + PUBLISHED_BATCH] for i in range(0, len(rows), PUBLISHED_BATCH)]
+            found = torch.cat([padded_features(backbone, part, pad_id, True) for part in parts])
+        else:
+            found = by_length(read or (lambda part: padded_features(backbone, part, pad_id)), rows)
+        return head(found).argmax(-1).tolist()
 
 
 def score_task(backbone, head, encoded, pad_id, last_position=False):

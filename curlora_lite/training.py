@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from .checks import finite, known, whole
 
-PACKED_TOKENS = 256  # laid end to end at most, in training on a CPU
 EPSILON, BETAS = 1e-6, (0.9, 0.999)  # the author's: defaults of transformers' AdamW
 
 
@@ -26,7 +25,7 @@ class Recipe:
     seed: of the order of rows, where they are shuffled. optimiser: whose AdamW (see `epsilon`).
     dropout: whether the model's own is on. checkpointing: activations are computed again in the
     backward pass, for less memory. last_position: class logits are read at position -1 of rows
-    padded on the right (see `features`). packed: rows are laid end to end instead of padded.
+    padded on the right (see `features`).
     """
 
     learning_rate: float
@@ -40,7 +39,6 @@ class Recipe:
     dropout: bool = False
     checkpointing: bool = False
     last_position: bool = False
-    packed: bool = False
 
     def __post_init__(self):
         known("schedule", self.schedule, ("records", "steps"))
@@ -48,8 +46,6 @@ class Recipe:
         whole("epochs", self.epochs, 1)
         whole("batch", self.batch, 1)
         finite("learning_rate", self.learning_rate)
-        if self.packed and self.last_position:
-            raise ValueError("packed: got True, but rows that are not padded have no last position")
 
 
 @dataclass
@@ -123,26 +119,6 @@ def features(backbone, ids, lengths, last_position=False):
     return hidden[torch.arange(len(ids), device=ids.device), place].float()
 
 
-def packed_features(backbone, rows, device):
-    """What `features` reads at each row's last token, rows laid end to end instead of padded.
-
-    rows: lists of ids -> fp32 (B, D). Position ids that begin anew tell transformers where a row
-    begins; it then keeps rows from attending to each other. In groups of `PACKED_TOKENS`, since
-    attention over a group costs its square.
-    """
-    states, group = [], []
-    for row in [*rows, None]:
-        if row is None or (group and sum(map(len, group)) + len(row) > PACKED_TOKENS):
-            ids = torch.tensor([[i for r in group for i in r]], device=device)  # (1, T)
-            places = torch.cat([torch.arange(len(r), device=device) for r in group])[None]
-            ends = torch.tensor([len(r) for r in group], device=device).cumsum(0) - 1
-            out = backbone(input_ids=ids, position_ids=places, use_cache=False)
-            states.append(out.last_hidden_state[0, ends].float())
-            group = []
-        group.append(row)
-    return torch.cat(states)
-
-
 def rate(step, steps, peak, schedule):
     """The factor on the learning rate at optimiser step `step` (from 0) of `steps`.
 
@@ -171,13 +147,14 @@ def epsilon(step, optimiser):
     return EPSILON / math.sqrt(1 - BETAS[1] ** (step + 1))
 
 
-def train_task(backbone, head, encoded, recipe, pad_id, on_step=None):
+def train_task(backbone, head, encoded, recipe, pad_id, on_step=None, read=None):
     """Train `head` and the backbone's adapters on one task; returns a dict of what happened.
 
     backbone: the model without its language-model head (`model.base_model`), frozen but for its
     adapters. head: `Linear(D, classes)`. `losses` (one per step, mean cross-entropy in nats),
     `steps`, `tokens`, `seconds`, `last_rate` (the learning rate of the last step).
-    on_step: called with the number of rows after each step.
+    on_step: called with the number of rows after each step. read: lists of ids -> fp32 (B, D), in
+    place of `features` of padded rows.
     DivergedError if a loss is not finite.
     Source: §6.2-6.3.
     """
@@ -193,9 +170,9 @@ def train_task(backbone, head, encoded, recipe, pad_id, on_step=None):
     )
     losses, tokens, last_rate = [], 0, 0.0
     with _training_mode(backbone, recipe.dropout, recipe.checkpointing):
-        read = _Reader(backbone, recipe, pad_id, device, frozen=not adapter)
+        read = _reader(backbone, encoded.ids, recipe, pad_id, read, frozen=not adapter)
         for rows in batches(len(encoded.ids), recipe):
-            logits = head(read([encoded.ids[i] for i in rows], tuple(rows)))  # (B, classes)
+            logits = head(read(rows))  # (B, classes)
             loss = F.cross_entropy(logits, encoded.labels[rows].to(device))
             if not torch.isfinite(loss):
                 raise DivergedError(f"loss {loss.item()} at step {len(losses)} of {steps}")
@@ -258,28 +235,32 @@ def batches(rows, recipe):
             yield list(order[i : i + recipe.batch])
 
 
-class _Reader:
-    """Features of a batch; computed once a batch where nothing that they depend on is trained."""
+def _reader(backbone, ids, recipe, pad_id, read, frozen):
+    """The function that gives features of a batch: row numbers -> fp32 (B, D).
 
-    def __init__(self, backbone, recipe, pad_id, device, frozen):
-        self.backbone, self.pad_id, self.device = backbone, pad_id, device
-        self.packed, self.last_position = recipe.packed, recipe.last_position
-        self.frozen = frozen
-        repeats = not recipe.shuffle and not _has_dropout(backbone)
-        self.known = {} if frozen and repeats else None
+    Where nothing that they depend on is trained, they are computed once, before the first step.
+    """
+    read = read or (lambda rows: padded_features(backbone, rows, pad_id, recipe.last_position))
+    if frozen:
+        read = torch.no_grad()(read)
+        if not (_has_dropout(backbone) or recipe.last_position):  # the same whatever the batch
+            return by_length(read, ids).__getitem__
+    return lambda rows: read([ids[i] for i in rows])
 
-    def __call__(self, rows, key):
-        if self.known is not None and key in self.known:
-            return self.known[key]
-        with torch.set_grad_enabled(not self.frozen):
-            if self.packed:
-                out = packed_features(self.backbone, rows, self.device)
-            else:
-                ids, lengths = pad(rows, self.pad_id, self.device)
-                out = features(self.backbone, ids, lengths, self.last_position)
-        if self.known is not None:
-            self.known[key] = out
-        return out
+
+def by_length(read, ids, size=64):
+    """What `read` gives for all these rows, (rows, D), read by length in batches of `size`."""
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    parts = [read([ids[i] for i in order[at : at + size]]) for at in range(0, len(ids), size)]
+    out = torch.empty_like(torch.cat(parts))
+    out[order] = torch.cat(parts)
+    return out
+
+
+def padded_features(backbone, rows, pad_id, last_position=False):
+    """`features` of lists of ids, padded: fp32 (B, D)."""
+    device = next(backbone.parameters()).device
+    return features(backbone, *pad(rows, pad_id, device), last_position)
 
 
 def _has_dropout(backbone):

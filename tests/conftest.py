@@ -39,7 +39,7 @@ def own_place(request, monkeypatch, tmp_path):
         machine._measured.cache_clear()
         return
     monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
-    measured = {"precision": "fp32", "rows": "packed"}
+    measured = {"precision": "fp32"}
     monkeypatch.setattr(machine, "_measured", lambda: measured)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -42,7 +42,6 @@ def stand_in(put):
     put(models, "sha256", lambda name: loaded[name].sha256)
     put(machine, "default_device", lambda: "cpu")
     put(machine, "fast_precision", lambda: "fp32")
-    put(machine, "packs_rows", lambda: True)
     put(data, "load_task", fake_task)
     put(data, "load_text", lambda part, source: "the news of the day " * 20)
 

@@ -53,7 +53,6 @@ REFUSED = [
     (partial(recipe, optimiser="sgd"), "optimiser: got 'sgd', expected one of transformers, torch"),
     (lambda: Recipe(0.1, 0, 1), "epochs: got 0"),
     (lambda: Recipe(float("nan"), 1, 1), "learning_rate: got nan, expected a finite number"),
-    (partial(recipe, packed=True, last_position=True), "packed: got True, but rows"),
     (partial(CURLoRAConfig, 0), "rank: got 0"),
     (partial(CURLoRAConfig, 2.0), "rank: got 2.0"),
     (partial(CURLoRAConfig, alpha=float("inf")), "alpha: got inf"),

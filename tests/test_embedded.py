@@ -8,7 +8,7 @@ import torch
 
 from curlora_lite import scoring
 from curlora_lite.replication import corpus, data, fused, grids, inputs, models, profiles, sequence
-from curlora_lite.training import encode, features, packed_features, pad
+from curlora_lite.training import encode, features, pad
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,7 @@ def test_every_embedded_profile_has_the_rows_of_every_protocol(protocol):
 
 
 def test_the_fused_form_is_the_same_function():
-    """In fp32: logits of a text, and states of rows padded or packed, beside the plain model's.
+    """In fp32: logits of a text, and states of rows padded or laid end to end, beside the plain model's.
 
     2e-6 of the largest: 30 layers of fp32 sums in another order came to 1.6e-6.
     """
@@ -40,7 +40,7 @@ def test_the_fused_form_is_the_same_function():
         assert relative(*both) < 2e-6
         alone = torch.cat([features(model.model, *pad([row], 0, "cpu")) for row in rows])
         assert relative(alone, features(other.model, *pad(rows, 0, "cpu"))) < 2e-6
-        assert relative(alone, packed_features(other.model, rows, "cpu")) < 2e-6
+        assert relative(alone, llama.features(model.model, rows)) < 2e-6
 
 
 def relative(expected, found):

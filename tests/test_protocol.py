@@ -26,11 +26,6 @@ def spec_of(profile="smollm2", table="table1", method="lora", rank=16, **changes
     return dataclasses.replace(spec, **changes)
 
 
-@pytest.fixture(autouse=True)
-def padded(monkeypatch):
-    monkeypatch.setattr(machine, "packs_rows", lambda: False)
-
-
 def table2(**changes):
     return spec_of("gpt2-large", "table2", **changes)
 
@@ -115,12 +110,13 @@ ROWS = training.Encoded([[5, 6, 7], [9, 8, 7, 6, 5, 4, 3]], torch.tensor([0, 1])
 TARGETS = {"llama": ["q_proj"], "gpt2": ["c_attn"]}
 
 
-@pytest.mark.parametrize("packs", [True, False])
-def test_rows_are_packed_where_that_is_faster_and_nothing_is_read_from_padding(monkeypatch, packs):
-    monkeypatch.setattr(machine, "packs_rows", lambda: packs)
-    for spec, expected in (spec_of(), (packs, False)), (table2(), (False, True)):
+def test_rows_are_laid_end_to_end_where_that_is_faster_and_nothing_is_read_from_padding():
+    """On a CPU, the plain model's; what is checkpointed takes transformers' own pass."""
+    for spec, expected in (spec_of(), (True, False)), (table2(), (False, True)):
         found = sequence.recipe(spec, spec.tasks[0])
-        assert (found.packed, found.last_position) == expected
+        assert (sequence.packs(spec, "cpu"), found.last_position) == expected
+    assert not sequence.packs(spec_of(), "cuda")
+    assert not sequence.packs(spec_of(checkpointing=True), "cpu")
 
 
 @pytest.mark.parametrize("dropout", [True, False])

@@ -103,7 +103,7 @@ def computed(put):
     try:
         for name, spec in specs().items():
             # both ways of laying rows out, which machines choose between: one a seed
-            put(machine, "packs_rows", lambda spec=spec: spec.seed == 0)
+            put(sequence, "packs", lambda *_, spec=spec: spec.model is LLAMA and spec.seed == 0)
             runs[name] = numbers(sequence.run(spec))
     finally:
         torch.set_num_threads(threads)

@@ -1,4 +1,4 @@
-"""What this machine has, and how it computes fastest: device, cores, memory, precision, batches."""
+"""What this machine has, and how it computes fastest: device, cores, memory, precision."""
 
 import functools
 import json
@@ -9,18 +9,12 @@ import timeit
 from pathlib import Path
 
 import torch
-from transformers import AutoModel, LlamaConfig
 
-from .. import training
-from ..adapters import add_adapters
-from ..configs import CURLoRAConfig
 from . import fetch
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 CGROUP = Path("/sys/fs/cgroup")
 ROUNDS = 5  # of a measurement; its median counts
-# eight rows of SST-2's lengths, on a model of SmolLM2's width
-ROWS = (8, 10, 12, 20, 25, 30, 34, 46)
 
 
 def default_device():
@@ -35,11 +29,6 @@ def fast_precision():
     return _measured()["precision"]
 
 
-def packs_rows():
-    """Whether training is faster with rows laid end to end than padded; never on a GPU."""
-    return default_device() == "cpu" and _measured()["rows"] == "packed"
-
-
 @functools.cache
 def _measured():
     """What is faster here: measured once a machine (some seconds), then kept in the cache."""
@@ -52,12 +41,10 @@ def _measured():
         torch.set_num_threads(1)  # as runs side by side have it
         try:
             seconds = {name: _median(_product(dtype)) for name, dtype in DTYPES.items()}
-            precision = "bf16" if seconds["fp32"] > 1.5 * seconds["bf16"] else "fp32"
-            seconds |= {way: _median(_step(way, DTYPES[precision])) for way in ("packed", "padded")}
         finally:
             torch.set_num_threads(threads)
-        rows = "packed" if seconds["packed"] < seconds["padded"] else "padded"
-        found = {"machine": here, "precision": precision, "rows": rows, "seconds": seconds}
+        precision = "bf16" if seconds["fp32"] > 1.5 * seconds["bf16"] else "fp32"
+        found = {"machine": here, "precision": precision, "seconds": seconds}
         fetch.write(kept, json.dumps(found, indent=1) + "\n")
     return found
 
@@ -70,27 +57,6 @@ def _median(call):
 def _product(dtype):
     x, w = torch.ones(512, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)
     return lambda: torch.nn.functional.linear(x, w)
-
-
-def _step(way, dtype):
-    """One forward and backward pass of two layers of SmolLM2's shapes with CURLoRA-16."""
-    sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 2}
-    sizes |= {"num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 64}
-    config = LlamaConfig(**sizes, pad_token_id=0, attn_implementation="eager")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = AutoModel.from_config(config).to(dtype).eval()
-    add_adapters(model, CURLoRAConfig(rank=16))
-    rows = [[1 + i % 63 for i in range(length)] for length in ROWS]
-
-    def step():
-        if way == "packed":
-            out = training.packed_features(model, rows, "cpu")
-        else:
-            out = training.features(model, *training.pad(rows, 0, "cpu"))
-        out.sum().backward()
-
-    return step
 
 
 def cores():

@@ -10,12 +10,13 @@ import torch
 from .. import cur, scoring, training
 from ..adapters import adapter_layers, add_adapters, count_trainable, remove_adapters
 from ..configs import CURLoRAConfig, LoRAConfig
-from . import baselines, checkpoints, data, first_contact, inputs, machine, memory, models, records
+from . import baselines, checkpoints, data, first_contact, inputs, llama, machine, memory, models
+from . import records
 from .accuracy import Accuracy
 
 # Of the numbers: raised by hand whenever a change moves any of them (tests/stored_run.json tells).
 # A record is reused under the same one only.
-VERSION = 1
+VERSION = 2
 HEAD_SEED = 1311  # the author's, set just before each task's head is made
 
 
@@ -36,7 +37,7 @@ def run(spec, progress=lambda what, examples=0: None, checkpoint=None):
     torch.backends.cuda.matmul.allow_tf32 = spec.precision == "tf32"
     torch.backends.cudnn.allow_tf32 = spec.precision == "tf32"
     progress("loading the model")
-    rows = "packed" if _packed(spec) else "padded"
+    rows = "packed" if packs(spec, device) else "padded"
     record = records.RunRecord(spec.to_dict(), VERSION, provenance=records.provenance(device, rows))
     loaded = None
 
@@ -96,6 +97,7 @@ def _sequence(spec, loaded, record, progress, checkpoint, keep):
     if spec.method != "head-only":
         add_adapters(model, adapter_config(spec))
         record.trainable["adapter"] = count_trainable(model)
+    read = llama.reader(model.base_model) if record.provenance["rows"] == "packed" else None
     heads, scored = {}, {}  # task -> head; name of rows -> (their head, the rows)
     for i, task in enumerate(spec.tasks):
         train, beside = inputs.encoded(spec, task, loaded, record.data)
@@ -115,10 +117,11 @@ def _sequence(spec, loaded, record, progress, checkpoint, keep):
             recipe(spec, task),
             pad_id,
             on_step=lambda rows, name=task.name: progress(f"training {name}", rows),
+            read=read,
         )
         norms = {n: layer.update_norm() / layer.weight_norm() for n, layer in adapter_layers(model)}
         stage = {"task": task.name, "training": trained, "norms": norms, "scores": {}}
-        _score(stage, (record.stages or [None])[-1], spec, model, scored, progress, pad_id)
+        _score(stage, (record.stages or [None])[-1], spec, model, scored, progress, pad_id, read)
         record.stages.append(stage)
         keep(heads)
     progress("perplexity")
@@ -150,9 +153,9 @@ def _reads_padding(spec):
     return spec.protocol.readout == "last-position" and spec.model.padding_side == "right"
 
 
-def _packed(spec):
-    """Whether this run's training rows are laid end to end."""
-    return machine.packs_rows() and not _reads_padding(spec)
+def packs(spec, device):
+    """Whether this run's rows are laid end to end (see `llama`): on a CPU that is faster."""
+    return device == "cpu" and spec.model.name == models.EMBEDDED[0] and not spec.checkpointing
 
 
 def recipe(spec, task):
@@ -162,7 +165,7 @@ def recipe(spec, task):
         **{name: getattr(spec.protocol, name) for name in same},
         **{name: getattr(spec, name) for name in ("learning_rate", "batch", "seed")},
         **{"epochs": task.epochs, "peak": task.peak, "checkpointing": spec.checkpointing},
-        **{"last_position": _reads_padding(spec), "packed": _packed(spec)},
+        last_position=_reads_padding(spec),
     )
 
 
@@ -191,7 +194,7 @@ def new_head(model, classes, seed):
         return torch.nn.Linear(model.config.hidden_size, classes).to(device)
 
 
-def _score(stage, before, spec, model, scored, progress, pad_id):
+def _score(stage, before, spec, model, scored, progress, pad_id, read):
     """Put the scores of all rows so far into a stage; a frozen model keeps earlier ones."""
     kept = before["scores"] if spec.method == "head-only" and before else {}
     for name, (head, encoded) in scored.items():
@@ -199,18 +202,18 @@ def _score(stage, before, spec, model, scored, progress, pad_id):
         # the author's code pads in this one task's evaluation
         last_position = _reads_padding(spec) and name.startswith("sentiment140")
         stage["scores"][name] = kept.get(name) or score(
-            model.base_model, head, encoded, pad_id, last_position
+            model.base_model, head, encoded, pad_id, last_position, read
         )
         progress(f"scoring {name}", len(encoded.ids))
 
 
-def score(backbone, head, encoded, pad_id, last_position=False):
+def score(backbone, head, encoded, pad_id, last_position=False, read=None):
     """`Accuracy` of `head` on a task's encoded rows, as a dict (see `scoring.predict`).
 
     `answers`: the predicted class of each row, one digit a row, so that two runs can be compared
     row by row later.
     """
-    answers = scoring.predict(backbone, head, encoded.ids, pad_id, last_position)
+    answers = scoring.predict(backbone, head, encoded.ids, pad_id, last_position, read)
     metric, references = Accuracy(keep_in_memory=True), encoded.labels.tolist()
     found = metric.compute(predictions=answers, references=references, classes=head.out_features)
     return {**found, "answers": "".join(map(str, answers))}
