@@ -7,15 +7,15 @@ models in their true shapes. Shapes as in `layers`.
 
 import copy
 import itertools
-from collections import namedtuple
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoConfig, AutoModel
-from transformers.pytorch_utils import Conv1D
 
-from ..adapters import adapter_layers, add_adapters, projections
+from ..adapters import adapter_layers, add_adapters
 from ..configs import CURLoRAConfig
 from . import machine, models
 
@@ -30,53 +30,31 @@ def _dense(layer, x):
     return layer.base(x) + layer.alpha * (x @ update)
 
 
-def _factored(layer, x):
-    """y = x W + alpha ((x R^T) U^T) C^T (Conv1D: ((x C) U) R), three thin products."""
-    middle = layer.U.T if layer.transposed else layer.U
-    z = (x @ layer.first).to(middle.dtype) @ middle  # (B..., r)
-    return layer.base(x) + layer.alpha * (z.to(x.dtype) @ layer.last)
-
-
-def _curlora(model, targets, rank, forward=None):
-    """Ours, or the same function of x by another `forward`, over copies of C and R: no gather."""
+def _curlora(model, targets, rank, dense=False):
+    """Ours, or the same function of x by `_dense`, over copies of C and R: no gather."""
     add_adapters(model, CURLoRAConfig(rank=rank, target_modules=targets))
-    for _, layer in adapter_layers(model) if forward else ():
+    for _, layer in adapter_layers(model) if dense else ():
         first, last = (layer.R.T, layer.C.T) if layer.transposed else (layer.C, layer.R)
         layer.register_buffer("first", first.clone())  # (in, r)
         layer.register_buffer("last", last.clone())  # (r, out)
-        layer.forward = partial(forward, layer)
+        layer.forward = partial(_dense, layer)
     return model
 
 
-def _peft(model, targets, rank, kind, **options):
-    """PEFT's, at its defaults but for what is given; it sees by itself what a Conv1D is."""
+def _peft_lora(model, targets, rank):
+    """PEFT's at its defaults, lora_alpha = r; it sees by itself what a Conv1D is."""
     import peft
 
-    config = getattr(peft, kind)(r=rank, target_modules=list(targets), **options)
+    config = peft.LoraConfig(r=rank, target_modules=list(targets), lora_alpha=rank)
     return peft.get_peft_model(model, config)
 
 
 BUILD = {  # name -> (model, targets, rank) -> model
     "frozen": lambda model, *_: model.requires_grad_(False),  # gradients still flow to its inputs
     "CURLoRA": _curlora,
-    "factored": partial(_curlora, forward=_factored),
-    "dense": partial(_curlora, forward=_dense),
-    "PEFT LoRA": lambda *given: _peft(*given, "LoraConfig", lora_alpha=given[-1]),
-    "PEFT VeRA": lambda *given: _peft(*given, "VeraConfig"),
+    "PEFT LoRA": _peft_lora,
+    "dense": partial(_curlora, dense=True),
 }
-
-
-def plan(model, targets, ranks):
-    """(contender, its rank): ours and LoRA at each rank, the other formulas at the middle one.
-
-    VeRA has the rank that makes it train about as much as ours of the largest, at least 1: it
-    trains out + rank numbers a projection, ours rank^2.
-    """
-    outs = [m.weight.shape[isinstance(m, Conv1D)] for m in projections(model, targets).values()]
-    vera = max(1, ranks[-1] ** 2 - round(sum(outs) / len(outs)))
-    middle = ranks[len(ranks) // 2]
-    chosen = [("frozen", None), *itertools.product(("CURLoRA", "PEFT LoRA"), ranks)]
-    return [*chosen, ("factored", middle), ("dense", middle), ("PEFT VeRA", vera)]
 
 
 def build(contender, model, targets, rank):
@@ -96,13 +74,6 @@ def build(contender, model, targets, rank):
 def trained(model):
     """The parameters that receive gradients."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-
-# What the contenders are put on. build: (precision, device) -> frozen model; call: (model, x) -> a
-# loss, or an output that gets random gradients. targets: names of its projections; width: of its
-# inputs. tokens: device -> (rows, tokens of each). seconds: that timing takes in training at each
-# precision.
-Subject = namedtuple("Subject", "name build call targets width tokens seconds")
 
 
 def projection(precision, device, width=4096):
@@ -141,13 +112,83 @@ def next_token_loss(model, x):
 
 
 QKV = ("q_proj", "k_proj", "v_proj")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What contenders stand on. build: (precision, device) -> frozen model.
+
+    call: (model, x) -> a loss, or an output that gets random gradients. targets: names of its
+    projections; width: of its inputs. tokens: device -> (rows, tokens of each). seconds: that
+    timing takes at most.
+    """
+
+    name: str
+    build: object
+    call: object
+    targets: tuple
+    width: int
+    tokens: dict
+    seconds: float
+
+    def steps(self, precision, device, ranks):
+        """(contender, rank) -> its step; (contender, rank) -> the bytes that it keeps.
+
+        The dense formula stands at the middle rank alone.
+        """
+        model, steps, kept = self.build(precision, device), {}, {}
+        plan = [("frozen", None), ("dense", ranks[len(ranks) // 2])]
+        for name in [*plan, *itertools.product(("CURLoRA", "PEFT LoRA"), ranks)]:
+            made = build(name[0], model, self.targets, name[1])
+            steps[name], kept[name] = self.step(made, precision, device)
+        return steps, kept
+
+    def step(self, model, precision, device):
+        """One forward and backward pass, to be timed; and the bytes kept between them.
+
+        Gradients of x and of all that is trained.
+        """
+        generator = torch.Generator().manual_seed(0)
+        to = (device, machine.DTYPES[precision])
+        x = torch.randn(*self.tokens[device], self.width, generator=generator).to(*to)
+        x.requires_grad_(True)  # as if there were something to train below
+        wanted, frozen = trained(model), [*model.parameters(), *model.buffers()]
+        forward = partial(self.call, model, x)
+        shape = forward().shape  # of a loss: ()
+        upstream = torch.randn(shape, generator=generator).to(*to) if shape else None
+        kept = kept_bytes(forward, frozen)
+        return lambda: torch.autograd.grad(forward(), [x, *wanted], upstream), kept
+
+
+def kept_bytes(forward, frozen):
+    """Bytes of the storages that autograd saves in `forward`, each once, without those of `frozen`.
+
+    Exact: no allocator, no noise. What a backward pass needs beside them is not in it.
+    """
+    known = {tensor.untyped_storage().data_ptr() for tensor in frozen}
+    kept = {}
+
+    def pack(tensor):  # gives nothing back: an output saved by its own node would never be freed
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage  # held, so that no other gets its address
+
+    with saved_tensors_hooks(pack, lambda nothing: nothing):
+        forward()
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def smollm2(precision, device):
+    return models.load("smollm2-135m", precision, device).model
+
+
 SUBJECTS = (
-    Subject("SmolLM2-135M", lambda *how: models.load("smollm2-135m", *how).model, next_token_loss,
-            QKV, 576, {"cpu": (4, 64), "cuda": (16, 128)}, 100.0),
+    Subject("SmolLM2-135M", smollm2, next_token_loss, QKV, 576,
+            {"cpu": (4, 64), "cuda": (16, 128)}, 300.0),
     Subject("Mistral q_proj", projection, lambda model, x: model(x), ("q_proj",), 4096,
-            {"cpu": (4, 64), "cuda": (16, 512)}, 20.0),
+            {"cpu": (4, 64), "cuda": (16, 512)}, 60.0),
     Subject("Mistral block", partial(block, "Mistral-7B-v0.3"), last_hidden_state, QKV, 4096,
-            {"cpu": (2, 32), "cuda": (8, 256)}, 45.0),
+            {"cpu": (2, 32), "cuda": (8, 256)}, 120.0),
     Subject("GPT-2 Large block", partial(block, "GPT-2 Large"), last_hidden_state, ("c_attn",),
-            1280, {"cpu": (4, 64), "cuda": (16, 256)}, 20.0),
+            1280, {"cpu": (4, 64), "cuda": (16, 256)}, 60.0),
 )  # fmt: skip
