@@ -13,7 +13,7 @@ from .checks import known
 
 WEIGHTINGS = ("inverted", "smoothed", "uniform", "importance")
 SMOOTHING = 0.001  # the constant in the author's code
-BLOCK = 64  # rows
+BLOCK = 16  # rows
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,20 @@ def as_selection(selection):
     return SELECTIONS[selection]
 
 
-def squared_norms(W, dim):
-    """Squared 2-norms of W's rows (`dim=0`) or columns (`dim=1`), in fp64 on the CPU.
+def squared_norms(W):
+    """Squared 2-norms of W's rows and of its columns, in fp64 on the CPU.
 
-    W (a, b), any floating dtype and device -> (a,) or (b,). The sums run in fp64 so that every
-    device gives the same figures to fp64 rounding, hence draws the same indices. A block of rows
-    at a time is in fp64, which stays in a core's cache: no copy of W, and a read of it.
+    W (a, b), any floating dtype and device -> (a,), (b,). The sums run in fp64 so that every
+    device gives the same figures to fp64 rounding, hence draws the same indices. One pass: a few
+    rows at a time are in fp64, which stay in a core's cache.
     """
-    sums = [block.double().square().sum(1 - dim) for block in W.detach().split(BLOCK)]
-    return (torch.cat(sums) if dim == 0 else torch.stack(sums).sum(0)).cpu()
+    W, rows, columns = W.detach(), [], 0
+    squares = torch.empty(BLOCK, W.shape[1], dtype=torch.float64, device=W.device)
+    for block in W.split(BLOCK):
+        square = squares[: len(block)].copy_(block).square_()
+        rows.append(square.sum(1))
+        columns = columns + square.sum(0)
+    return torch.cat(rows).cpu(), columns.cpu()
 
 
 def probabilities(W, dim):
@@ -66,7 +71,10 @@ def probabilities(W, dim):
     W (a, b) -> fp64 (a,) or (b,) that sums to 1. ValueError if W is all zeros or not finite.
     Source: Eq. 3.
     """
-    squares = squared_norms(W, dim)
+    return _shares(squared_norms(W)[dim])
+
+
+def _shares(squares):
     total = squares.sum()
     if not (torch.isfinite(total) and total > 0):
         raise ValueError(f"W: its squared norm is {total.item()}, expected finite and above zero")
@@ -134,8 +142,8 @@ def select(W, rank, selection, generator):
     if W.is_meta:
         return tuple(torch.empty(rank, dtype=torch.long, device="meta") for _ in range(2))
     indices = []
-    for dim in (0, 1):
-        q = draw_probabilities(probabilities(W, dim), selection.weighting)
+    for squares in squared_norms(W):
+        q = draw_probabilities(_shares(squares), selection.weighting)
         indices.append(draw(q, rank, selection.replacement, generator).to(W.device))
     return tuple(indices)
 

@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from curlora_lite import scoring
-from curlora_lite.replication import corpus, data, fused, grids, inputs, models, profiles, sequence
+from curlora_lite.replication import (
+    corpus,
+    data,
+    fused,
+    grids,
+    inputs,
+    llama,
+    models,
+    profiles,
+    sequence,
+)
 from curlora_lite.training import encode, features, pad
 
 pytestmark = pytest.mark.slow
@@ -27,7 +37,7 @@ def test_every_embedded_profile_has_the_rows_of_every_protocol(protocol):
 
 
 def test_the_fused_form_is_the_same_function():
-    """In fp32: logits of a text, and states of rows padded or laid end to end, beside the plain model's.
+    """In fp32: logits of a text, and states of rows, beside the plain model's.
 
     2e-6 of the largest: 30 layers of fp32 sums in another order came to 1.6e-6.
     """

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from transformers import get_cosine_schedule_with_warmup
 
-from curlora_lite.replication import machine, sequence
+from curlora_lite.replication import sequence
 
 RATE, BATCH, LONGEST, SEED, ALPHA = 0.02, 4, 16, 3, 1.5
 WARMUP = 10  # steps; the paper's 500, too, are more than a task's, which are 8 here

@@ -11,7 +11,7 @@ import transformers
 from small_runs import fake_task, small_grid
 
 from curlora_lite import LoRAConfig, add_adapters, cur, remove_adapters, training
-from curlora_lite.replication import data, machine, profiles, sequence
+from curlora_lite.replication import data, profiles, sequence
 from curlora_lite.replication.protocol import SWITCHES, Protocol
 
 PUBLISHED, CORRECTED = Protocol.published(), Protocol.corrected()

@@ -17,7 +17,7 @@ from scipy.stats import quantile_test
 from torch.utils.benchmark import Timer
 from tqdm.auto import tqdm
 
-from . import contenders, fetch, records
+from . import contenders, fetch, machine, records
 
 RANKS, QUICK_RANKS = (8, 16, 24), (16,)
 PRECISIONS = ("fp32", "bf16")
@@ -30,13 +30,13 @@ BUSY = 0.02  # of a step against itself
 # the backward pass. seconds: of a step.
 COLUMNS = (
     "subject", "device", "precision", "contender", "rank", "kept_bytes", "round", "seconds",
-    "date", "commit", "processor", "torch", "transformers", "peft",
+    "date", "commit", "processor", "amx", "torch", "transformers", "peft",
 )  # fmt: skip
 CELL = ["subject", "device", "precision", "rank"]
 # A target: `ours` takes at most `bound` times as long as `other` on these subjects, at each rank.
 # other None: `bound` is in seconds.
 Target = namedtuple("Target", "ours other bound subjects")
-SHAPES = [subject.name for subject in contenders.ON_MODELS]
+SHAPES = [subject.name for subject in contenders.SUBJECTS]
 # a run's bounds: on processors without matrix units (AMX), and with them, whose products are faster
 TARGETS = (
     Target("CURLoRA", "frozen", 1.03, SHAPES[:1]),
@@ -110,7 +110,7 @@ def _origin(device):
     made = records.provenance(device, rows=None)
     commit = f"{str(made['commit'])[:10]}{' and changes' if made['dirty'] else ''}"
     versions = {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
-    origin = {"date": made["date"], "processor": made["device"]}
+    origin = {"date": made["date"], "processor": made["device"], "amx": machine.has_amx()}
     return {"device": device, "commit": commit, **origin, **versions}
 
 
@@ -148,6 +148,7 @@ def interval(values):
 
     So whatever the distribution. NaN below five values, which give none.
     """
+    values = list(values)
     found = quantile_test(values).confidence_interval(CONFIDENCE)
     return found.low, pd.Series(values).median(), found.high
 
@@ -157,7 +158,7 @@ def narrow(low, median, high):
     return (1 - NARROW) * median <= low and high <= (1 + NARROW) * median
 
 
-def verdicts(times, amx):
+def verdicts(times):
     """A row a target, subject and rank: `bound`, `low`, `median`, `high`, `verdict`, `rounds`.
 
     met: the median is at or below the bound; missed: above it; undecided: the interval holds the
@@ -170,7 +171,9 @@ def verdicts(times, amx):
             for (name, rank), mine in cell.groupby(["contender", "rank"], sort=False, dropna=False)
         }
         for target in (t for t in TARGETS if subject in t.subjects):
-            bound = target.bound[amx] if isinstance(target.bound, tuple) else target.bound
+            bound = target.bound
+            if isinstance(bound, tuple):
+                bound = bound[bool(cell.amx.iloc[0])]
             for ours, other in pairs_of(target, steps):
                 low, median, high = interval(ratios(steps, ours, other))
                 verdict = "met" if median <= bound else "missed"

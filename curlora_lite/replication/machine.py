@@ -59,6 +59,14 @@ def _product(dtype):
     return lambda: torch.nn.functional.linear(x, w)
 
 
+def has_amx():
+    """Whether the processor has matrix units (AMX) for bf16."""
+    try:
+        return " amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
 def cores():
     """Cores that this process may use; in a container, no more than its quota pays for."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
