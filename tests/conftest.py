@@ -28,19 +28,16 @@ def slow_cache(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def own_place(request, monkeypatch, tmp_path):
-    """A cache folder of its own, a machine that is not measured, one thread: faster for the tiny.
+    """A cache folder of its own, a processor of which nothing is known, one thread.
 
-    Slow tests share a cache, and are measured for.
+    Slow tests share a cache, and have the machine as it is.
     """
     if request.node.get_closest_marker("slow"):
         monkeypatch.setenv("CURLORA_CACHE", str(request.getfixturevalue("slow_cache")))
-        machine._measured.cache_clear()
         yield
-        machine._measured.cache_clear()
         return
     monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
-    measured = {"precision": "fp32"}
-    monkeypatch.setattr(machine, "_measured", lambda: measured)
+    monkeypatch.setattr(machine, "processor", dict)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -109,13 +109,13 @@ def test_rounds_are_interleaved_and_shuffled(monkeypatch):
     """By a timer that says 1, 2, 3, … seconds, whose ratios are never narrow."""
     asked = by_hand(monkeypatch, lambda name, count: float(count))
     steps = {name: name for name in ("frozen", "a", "b")}
-    times = benchmark.rounds(steps, [("a", "b")], 0.0, (7, 9))
+    times = benchmark.rounds(steps, [("a", "b", 1.0)], 0.0, (7, 9))
     assert [len(spent) for spent in times.values()] == [7, 7, 7]
     in_order = [asked[i : i + 3] for i in range(3, 24, 3)]  # after one of each to warm up
     assert all(sorted(names) == ["a", "b", "frozen"] for names in in_order)
     assert len(set(map(tuple, in_order))) > 1
     assert all(asked[int(second) - 1] == name for name, s in times.items() for second in s)
-    assert len(benchmark.rounds(steps, [("a", "b")], 60.0, (1, 9))["frozen"]) == 9
+    assert len(benchmark.rounds(steps, [("a", "b", 1.0)], 60.0, (1, 9))["frozen"]) == 9
 
 
 def test_rounds_end_when_every_ratio_is_within_one_per_cent(monkeypatch):
@@ -123,27 +123,26 @@ def test_rounds_end_when_every_ratio_is_within_one_per_cent(monkeypatch):
     by_hand(monkeypatch, lambda name, count: 1.04 if name == "b" and count % 6 < 3 else 1.0)
     steps = {name: name for name in ("frozen", "a", "b")}
     for ours, expected in (("a", 9), ("b", 20)):
-        times = benchmark.rounds(steps, [(ours, "frozen")], 60.0, (9, 20))
+        times = benchmark.rounds(steps, [(ours, "frozen", 1.0)], 60.0, (9, 20))
         assert len(times["a"]) == expected, ours
 
 
 def test_the_interval_of_the_median_by_hand():
     """Of eight: fewer than two heads in eight tosses, twice (1 + 8) / 256, is below 10 %."""
-    assert benchmark.interval(range(1, 9)) == (2, 4.5, 7)
-    assert benchmark.interval([5, 4, 3, 1, 2]) == (1, 3, 5)  # twice 1 / 32
+    assert benchmark.interval(pd.Series(range(1, 9))) == (2, 4.5, 7)
+    assert benchmark.interval(pd.Series([5, 4, 3, 1, 2])) == (1, 3, 5)  # twice 1 / 32
     assert benchmark.narrow(0.99, 1.0, 1.01) and not benchmark.narrow(0.98, 1.0, 1.0)
 
 
-def made_up(*given, subject="Mistral q_proj"):
-    """Times: (contender, rank, seconds of the rounds) each, the rounds out of order."""
+def made_up(subject="Mistral q_proj", **given):
+    """Times: contender -> seconds of the rounds, these out of order."""
     rows = [
-        {"contender": contender, "rank": rank, "round": i, "seconds": s}
-        for contender, rank, seconds in given
+        {"contender": contender, "round": i, "seconds": s}
+        for contender, seconds in given.items()
         for i, s in enumerate(seconds)
     ]
     where = {"device": "cpu", "precision": "fp32", "amx": False, "subject": subject}
-    times = pd.DataFrame(rows).astype({"rank": "Int64"}).assign(**where)
-    return times.sample(frac=1, random_state=0)
+    return pd.DataFrame(rows).assign(**where).sample(frac=1, random_state=0)
 
 
 @pytest.mark.parametrize(
@@ -161,26 +160,25 @@ def made_up(*given, subject="Mistral q_proj"):
 def test_verdicts(seconds, expected):
     """Each beside LoRA of its own rank in its own round; five rounds: the interval is the range."""
     n = range(1, len(seconds) + 1)
-    times = made_up(
-        ("CURLoRA", 8, [i * s for i, s in zip(n, seconds, strict=True)]),
-        ("PEFT LoRA", 8, n),
-        ("PEFT LoRA", 16, [0.001 for _ in n]),
-        ("dense", 16, [0.001 for _ in n]),
-    )
-    found = benchmark.verdicts(times)
-    assert found[["other", "rank", "bound", "verdict"]].values.tolist() == [
-        ["PEFT LoRA", 8, 1.0, expected]
+    given = {
+        "CURLoRA-8": [i * s for i, s in zip(n, seconds, strict=True)],
+        "PEFT LoRA-8": n,
+        "PEFT LoRA-16": [0.001 for _ in n],
+        "dense-16": [0.001 for _ in n],
+    }
+    found = benchmark.verdicts(made_up(**given))
+    assert found[["ours", "other", "bound", "verdict"]].values.tolist() == [
+        ["CURLoRA-8", "PEFT LoRA-8", 1.0, expected]
     ]
 
 
 def test_seconds_have_no_other_and_a_runs_bound_depends_on_the_processor():
-    life = made_up(("saving", None, [0.5] * 5), ("loading", None, [1.5] * 5),
-                   subject="Mistral-7B's adapter")  # fmt: skip
+    life = made_up("Mistral-7B's adapter", saving=[0.5] * 5, loading=[1.5] * 5)
     found = benchmark.verdicts(life).set_index("ours")
     assert found["median"].to_dict() == {"saving": 0.5, "loading": 1.5}
     assert found.verdict.to_dict() == {"saving": "met", "loading": "missed"}
-    run = made_up(("training step", None, [2.0] * 5), ("its products", None, [1.0] * 5),
-                  subject="a run of Table 1")  # fmt: skip
+    given = {"training step": [2.0] * 5, "its products": [1.0] * 5}
+    run = made_up("a run of Table 1", **given)
     for amx, verdict in ((False, "missed"), (True, "met")):
         assert benchmark.verdicts(run.assign(amx=amx)).verdict.tolist() == [verdict]
 
@@ -206,19 +204,21 @@ def tiny_subjects(llama):
     ]
 
 
-def test_everything_is_measured(monkeypatch, tmp_path, llama):
+def test_everything_is_measured(monkeypatch, llama):
     monkeypatch.setattr(benchmark, "SHORTEST", 0.0)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    times = benchmark.measure(tiny_subjects(llama), quick=True)
-    cells = ["subject", "precision", "contender"]
-    assert len(times) == 3 * 2 * 4 == len(times.drop_duplicates(cells))
-    assert (times.seconds > 0).all() and (times["round"] == 0).all()
-    assert set(times.contender) == set(contenders.BUILD) and times.peft.notna().all()
+    times = pd.concat(
+        benchmark.timed(
+            subject.name, precision, *subject.steps(precision, "cpu", (16,)), quick=True
+        )
+        for subject in tiny_subjects(llama)
+        for precision in benchmark.PRECISIONS
+    )
+    assert len(times) == 3 * 2 * 4 and (times.seconds > 0).all() and (times["round"] == 0).all()
+    assert (times.kept_bytes[times.contender == "frozen"] == 0).sum() == 2  # of a projection alone
+    assert (times.kept_bytes[times.contender == "CURLoRA-16"] > 0).all()
+    assert times.peft.notna().all() and (times.device == "cpu").all()
     verdicts = benchmark.verdicts(times)
     assert len(verdicts) == 2 * (1 + 3 + 1) and set(verdicts.verdict) == {"undecided"}
-    benchmark.save(times, tmp_path)
-    again = benchmark.load(tmp_path)
-    pd.testing.assert_frame_equal(again, times, check_dtype=False, rtol=1e-5)
 
 
 def test_the_notebook_on_the_committed_times(committed, tmp_path):

@@ -132,14 +132,16 @@ class Subject:
     seconds: float
 
     def steps(self, precision, device, ranks):
-        """(contender, rank) -> its step; (contender, rank) -> the bytes that it keeps.
-
-        The dense formula stands at the middle rank alone.
-        """
+        """contender -> its step; contender -> the bytes that it keeps. The dense formula: at 16."""
         model, steps, kept = self.build(precision, device), {}, {}
-        plan = [("frozen", None), ("dense", ranks[len(ranks) // 2])]
-        for name in [*plan, *itertools.product(("CURLoRA", "PEFT LoRA"), ranks)]:
-            made = build(name[0], model, self.targets, name[1])
+        plan = [
+            ("frozen", None),
+            ("dense", 16),
+            *itertools.product(("CURLoRA", "PEFT LoRA"), ranks),
+        ]
+        for contender, rank in plan:
+            name = f"{contender}-{rank}" if rank else contender
+            made = build(contender, model, self.targets, rank)
             steps[name], kept[name] = self.step(made, precision, device)
         return steps, kept
 

@@ -10,8 +10,18 @@ import torch
 from .. import cur, scoring, training
 from ..adapters import adapter_layers, add_adapters, count_trainable, remove_adapters
 from ..configs import CURLoRAConfig, LoRAConfig
-from . import baselines, checkpoints, data, first_contact, inputs, llama, machine, memory, models
-from . import records
+from . import (
+    baselines,
+    checkpoints,
+    data,
+    first_contact,
+    inputs,
+    llama,
+    machine,
+    memory,
+    models,
+    records,
+)
 from .accuracy import Accuracy
 
 # Of the numbers: raised by hand whenever a change moves any of them (tests/stored_run.json tells).
