@@ -58,7 +58,7 @@ CLUSTER = $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(if $(PARTITION),--partiti
 	$(if $(MINUTES),--minutes $(MINUTES))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce audit verify test test-slow test-library oracle rehearsal mutants size \
+.PHONY: help setup reproduce audit verify test test-slow test-quantised test-library oracle rehearsal mutants size \
 	notebook report readme bench audit-deps lint fetch doctor clean
 
 help: ## this list
@@ -99,9 +99,12 @@ test: $(READY) ## the tests; no network, under four minutes (MIRROR=DIR: the rea
 test-slow: $(READY) fetch $(EXTRAS) ## the longer tests, on the embedded model and on a real Slurm
 	PYTHONPATH=$(EXTRAS) $(BIN)/python -m pytest -q -m slow tests .ci/slurm
 
-# torchao for one test, beside the environment: where it is installed transformers loads it always
+# for one test, beside the environment: where they are installed transformers and PEFT load them always
 $(EXTRAS): | $(READY)
-	$(BIN)/python $(PIP) --no-deps --target $@ torchao==0.18.0
+	$(BIN)/python $(PIP) --no-deps --target $@ torchao==0.18.0 bitsandbytes==0.50.2
+
+test-quantised: $(READY) $(EXTRAS) ## adapters over 4- and 8-bit weights, on a CPU
+	PYTHONPATH=$(EXTRAS) $(BIN)/python -m pytest -q -m slow tests/test_quantised.py
 
 test-library: ## the library alone, with the oldest transformers that it claims
 	@test -x cache/library/bin/python || $(PYTHON) -m venv cache/library
