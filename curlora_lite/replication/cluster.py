@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,16 +40,9 @@ LASTING = {"CANCELLED": "by somebody", "OUT_OF_MEMORY": "ask for more with MEMOR
 WELL = {"COMPLETED", "FINISHED", "GONE"}  # Slurm's, submitit's for its own processes, ours
 
 
-@dataclass(frozen=True)
-class Needs:
-    """What is asked of Slurm for one run. memory: GB of main memory. partition: None for its own
-    default. cpus: threads of the run too; one without a GPU, as where cores are shared out here."""
-
-    gpus: int
-    memory: int
-    minutes: int
-    cpus: int
-    partition: str | None = None
+# What is asked of Slurm for one run. memory: GB of main memory. cpus: threads of the run too; one
+# without a GPU, as where cores are shared out here. partition: None for its own default.
+Needs = namedtuple("Needs", "gpus memory minutes cpus partition")
 
 
 def needs(specs, *, gpus=None, memory_gb=None, minutes=None, partition=None):

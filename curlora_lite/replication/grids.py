@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 from ..checks import whole
 from . import inputs, machine, memory, profiles, records, run_queue, sequence
 
-_SMOOTH = {"smoothing": 0, "mininterval": 1}  # the time left by the mean rate
 _POLL = 0.5  # seconds until it is asked again whether another process is done
 _BAR = "{desc} |{bar:20}| {percentage:3.0f} %, {elapsed} gone, {remaining} left"
 
@@ -167,7 +166,8 @@ def _follow(news, shown):
 
 def progress_bar(specs):
     """A bar that is full when all these runs are done."""
-    return tqdm(total=sum(spec.cost() for spec in specs), bar_format=_BAR, **_SMOOTH)
+    total, by_mean_rate = sum(spec.cost() for spec in specs), {"smoothing": 0, "mininterval": 1}
+    return tqdm(total=total, bar_format=_BAR, **by_mean_rate)
 
 
 class Shown:

@@ -7,6 +7,7 @@ from . import fetch, records
 
 TABLES = {"table1": "table1_mistral", "table2": "table2_gpt2"}
 STEPS = ("00_quickstart", "01_cur_layer", "02_one_run", "finetune_causal_lm")
+WIDGET = "application/vnd.jupyter.widget-view+json"
 PARAMETERS = ("profile", "ranks", "seeds", "methods", "protocol", "precision", "checkpointing")
 
 
@@ -79,12 +80,8 @@ def _tidy(book, inputs):
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
         if "outputs" in cell:  # progress bars
-            cell.outputs = [o for o in cell.outputs if not _is_progress(o)]
-
-
-def _is_progress(output):
-    widget = "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-    return widget or output.get("name") == "stderr"
+            text = [out for out in cell.outputs if out.get("name") != "stderr"]
+            cell.outputs = [out for out in text if WIDGET not in out.get("data", {})]
 
 
 def _inputs(source, parameters, profile):

@@ -97,12 +97,12 @@ def load(path):
     """Read a record; ValueError, naming the file, for one that is not whole."""
     try:
         content = json.loads(Path(path).read_text())
-        known = {f.name for f in dataclasses.fields(RunRecord)}
-        if set(content) != known:
-            raise ValueError(f"fields {sorted(set(content) ^ known)} are missing or unknown")
-        for name, empty in dataclasses.asdict(RunRecord({})).items():
-            if not isinstance(content[name], type(empty)):
-                raise ValueError(f"{name} is not a {type(empty).__name__}")
+        empty = vars(RunRecord({}))
+        if set(content) != set(empty):
+            raise ValueError(f"fields {sorted(set(content) ^ set(empty))} are missing or unknown")
+        for name, value in empty.items():
+            if not isinstance(content[name], type(value)):
+                raise ValueError(f"{name} is not a {type(value).__name__}")
         return RunRecord(**content)
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path}: not a whole run record ({error})") from error

@@ -5,14 +5,16 @@ they are in an environment of their time, and says what that takes. Two small mo
 weights, of Mistral's type and of GPT-2's (dropout and all), go through the whole sequence of
 Table 1 at rank 16 and of Table 2 at rank 8, on the paper's own rows, row counts, batches and
 epochs, by LoRA and by CURLoRA: here by `sequence.run` under the published protocol, there by the
-author's cells. What is drawn at random is the same on both sides: indices and A are ours, and after
-each head our generator is left where the author's is, so that dropout draws the same masks.
+author's cells. (Here the first is a Llama, the same function, and read as our records of Table 1
+are: see `llama`.) What is drawn at random is the same on both sides: indices and A are ours, and
+after each head our generator is left where the author's is, so that dropout draws the same masks.
 
 Writes `results/reliability/tables/oracle.md`, whose last column has one switch of the protocol set
 otherwise, to show what a difference looks like; an exit status of 1 where something differs by more
 than LIMITS. Ten minutes on a core.
 """
 
+import dataclasses
 import itertools
 import json
 import os
@@ -41,11 +43,12 @@ VOCABULARY = 8000
 SMALL = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 MISTRAL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 MISTRAL |= {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": None}
+MISTRAL |= {"max_position_embeddings": 16384, "rms_norm_eps": 1e-6}
 GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}
-# table -> (profile, rank, the small model's configuration)
+# table -> (profile, rank, tokens of the text, the small model's configuration there)
 TABLES = {
-    "table1": ("mistral-7b", 16, {"model_type": "mistral", **MISTRAL, **SMALL}),
-    "table2": ("gpt2-large", 8, {"model_type": "gpt2", **GPT2, **SMALL}),
+    "table1": ("smollm2", 16, 10_000, {"model_type": "mistral", **MISTRAL, **SMALL}),
+    "table2": ("gpt2-large", 8, 256, {"model_type": "gpt2", **GPT2, **SMALL}),
 }
 SPLITS = {  # (data set, the author's name of a split) -> (our task, our part, rows handed over)
     ("mrpc", "train"): ("mrpc", "train", None),
@@ -74,13 +77,14 @@ def prepare(folder):
     (folder / "rows.json").write_text(json.dumps(rows))
     tokenizer(folder, texts)
     settings, built = {}, {}
-    for table, (profile, _, config) in TABLES.items():
+    for table, (profile, _, text_tokens, config) in TABLES.items():
         spec, side = profiles.grid(profile, table)[0], "left" if table == "table1" else "right"
         own = settings[table] = {"config": config, "padding_side": side}
-        own |= {"text_tokens": spec.text_tokens, "max_length": spec.max_length}
+        own |= {"text_tokens": text_tokens, "max_length": spec.max_length}
         own["tokenizer"] = f"{config['model_type']}.json"
         torch.manual_seed(0)
-        configured = transformers.AutoConfig.for_model(**config)
+        here = {"mistral": "llama"}.get(config["model_type"], config["model_type"])
+        configured = transformers.AutoConfig.for_model(**config | {"model_type": here})
         model = transformers.AutoModelForCausalLM.from_config(
             configured, attn_implementation="eager"
         )
@@ -121,8 +125,10 @@ def tokenizer(folder, texts):
 def ours(run, folder, settings, protocol="published"):
     """Our run: what it drew at random is left in the folder; what it gave is returned."""
     table, method = run.split()
-    profile, rank, _ = TABLES[table]
-    (spec,) = profiles.grid(profile, table, ranks=[rank], methods=[method], protocol=protocol)
+    profile, rank, tokens, _ = TABLES[table]
+    chosen = {"ranks": [rank], "methods": [method], "protocol": protocol, "precision": "fp32"}
+    (spec,) = profiles.grid(profile, table, **chosen)
+    spec = dataclasses.replace(spec, text_tokens=tokens, text_window=tokens)
     model, given = settings["model"], {"indices": [], "A": []}
     made = transformers.PreTrainedTokenizerFast(
         tokenizer_file=str(folder / settings["tokenizer"]), eos_token="</s>", pad_token="</s>"
@@ -155,9 +161,10 @@ def ours(run, folder, settings, protocol="published"):
 
     torch.optim.AdamW, sequence.new_head = Watched, new_head
     models.load, memory.check = lambda *_: loaded, lambda *_: None
-    machine.default_device, machine.packs_rows = lambda: "cpu", lambda: False
+    machine.default_device = lambda: "cpu"
     record = sequence.run(spec, progress)
     assert record.status == "finished", record.message
+    assert record.provenance["rows"] == {"table1": "packed", "table2": "padded"}[table]
     torch.save(given, folder / f"{run}.ours.pt")
     return {**found, "indices": given["indices"], "record": record}
 
@@ -226,9 +233,10 @@ def write(found, changed, author, theirs):
     commit = subprocess.run(commit, capture_output=True, text=True).stdout.strip()
     here = records.commit()
     unclean = " and changes" if here["dirty"] else ""
+    version = torch.__version__.split("+")[0]
     note = (
         f"Computed {datetime.now(UTC):%Y-%m-%d} at commit {str(here['commit'])[:10]}{unclean}; the "
-        f"author's at {commit[:10] or 'no commit'}. torch {torch.__version__.split('+')[0]} on both sides, "
+        f"author's at {commit[:10] or 'no commit'}. torch {version} on both sides, "
         f"transformers {transformers.__version__} here, {theirs} there. Losses and perplexity "
         "relative, weights as shares of the largest, answers as a count of rows."
     )
