@@ -131,7 +131,7 @@ PROFILES = {
     profile.name: profile
     for profile in (
         # rows trained on and rows scored of MRPC, SST-2, Sentiment140, each for Tables 1 and 2
-        _embedded("embedded", (32, 96, 240), (32, 64, 48), (120, 240, 560), (80, 80, 80), 2048),
+        _embedded("embedded", (32, 96, 160), (32, 48, 32), (120, 240, 400), (80, 80, 80), 2048),
         _embedded(
             "embedded-quick", (16, 32, 48), (32,) * 3, (80, 100, 150), (40,) * 3, 1024, ranks=(8,)
         ),
