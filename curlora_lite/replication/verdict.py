@@ -56,7 +56,8 @@ def sentences(means):
     if not set(wanted.values()) <= set(means.index):
         return []
     found = {name: means.loc[label] for name, label in wanted.items()}
+    shown = {name: row.round(2) + 0.0 for name, row in found.items()}  # no minus before a zero
     return [
-        ("" if holds(**found) else f"{CONTRADICTED}: ") + said.format(rank=rank, **found)
+        ("" if holds(**found) else f"{CONTRADICTED}: ") + said.format(rank=rank, **shown)
         for said, holds in SENTENCES
     ]
