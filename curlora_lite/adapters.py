@@ -23,7 +23,7 @@ from .configs import ALL_LINEAR
 from .layers import AdapterLayer
 from .modules import (
     named_modules,
-    named_parameters,
+    named_tensors,
     replace,
     submodule,
     unwrapped,
@@ -188,7 +188,7 @@ def merge_adapters(model, name=None):
 
 def _merged(model, layers):
     wrapped = {id(layer.base.weight) for layer in layers.values()}
-    seen = [n for n, p in named_parameters(model, seen=False) if id(p) in wrapped]
+    seen = [n for n, p in named_tensors(model, seen=False) if id(p) in wrapped]
     if len(seen) > len(layers) or weights.tied_head(model):
         raise ValueError(f"model: a weight of the adapter is tied: {', '.join(seen)}; untie it")
     return {

@@ -4,7 +4,7 @@ import contextlib
 from dataclasses import dataclass, field
 
 from . import heads, weights
-from .modules import named_parameters, replace, submodule, unwrapped
+from .modules import named_tensors, replace, submodule, unwrapped
 
 
 @dataclass
@@ -75,7 +75,7 @@ def left_out(model):
     own = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
     for name in attached.heads:
         own |= {id(p) for head in heads_of(model, name).values() for p in head.parameters()}
-    return [n for n, p in named_parameters(model) if p.requires_grad and id(p) not in own]
+    return [n for n, p in named_tensors(model) if p.requires_grad and id(p) not in own]
 
 
 @weights.plainly()

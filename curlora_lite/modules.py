@@ -44,12 +44,15 @@ def named_modules(model, name="", seen=None):
             yield from named_modules(inner, f"{name}.{child}" if name else child, seen)
 
 
-def named_parameters(model, seen=None):
-    """Yield (name, parameter) for all of `model`; one that is tied under all of its names."""
+def named_tensors(model, seen=None):
+    """Yield (name, tensor) for all parameters and buffers of `model`, each module's once.
+
+    seen: as for `named_modules`.
+    """
     for name, module in named_modules(model, seen=seen):
-        for child, parameter in module._parameters.items():
-            if parameter is not None:
-                yield f"{name}.{child}" if name else child, parameter
+        for child, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None:
+                yield f"{name}.{child}" if name else child, tensor
 
 
 def submodule(model, name):

@@ -1,13 +1,16 @@
 """Checkpoints of the Hugging Face `Trainer` that hold the adapter, not the frozen model."""
 
+import contextlib
 import functools
+from unittest import mock
 
+from torch import nn
 from transformers import TrainerCallback
 
 from .adapter_files import save_adapter
 from .attached import attached_to, heads_of
 from .heads import within
-from .modules import named_parameters, unwrapped
+from .modules import named_tensors, unwrapped
 
 
 class AdapterCheckpoints(TrainerCallback):
@@ -21,7 +24,7 @@ class AdapterCheckpoints(TrainerCallback):
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
         model = unwrapped(model)
-        if "save_pretrained" not in vars(model) and hasattr(model, "save_pretrained"):
+        if hasattr(model, "save_pretrained") and "save_pretrained" not in vars(model):
             model.save_pretrained = functools.partial(_save_pretrained, model)
             model.register_load_state_dict_post_hook(_forgive_what_is_frozen)
 
@@ -30,13 +33,18 @@ class AdapterCheckpoints(TrainerCallback):
 
 def _save_pretrained(model, folder, state_dict=None, is_main_process=True, **kwargs):
     if _adapted(model):
-        left = frozen(model)
+        kept = {name for name, _ in named_tensors(model, seen=False)} - frozen(model)
         state_dict = model.state_dict() if state_dict is None else state_dict
-        state_dict = {k: v for k, v in state_dict.items() if _plain(k) not in left}
+        state_dict = {k: tensor for k, tensor in state_dict.items() if _plain(k) in kept}
         if is_main_process:
             save_adapter(model, folder)
+        # it would write the quantised weights, whatever it is given
+        hidden = mock.patch.object(model, "hf_quantizer", None, create=True)
+    else:
+        hidden = contextlib.nullcontext()
     kwargs |= {"state_dict": state_dict, "is_main_process": is_main_process}
-    type(model).save_pretrained(model, folder, **kwargs)
+    with hidden:
+        type(model).save_pretrained(model, folder, **kwargs)
 
 
 def _forgive_what_is_frozen(model, keys):
@@ -50,7 +58,7 @@ def frozen(model):
     """Names of the parameters that are neither trained nor an adapter's: the base model's."""
     whole = heads_of(model) if attached_to(model).active else ()
     trained = {id(p) for p in model.parameters() if p.requires_grad}
-    found = named_parameters(model, seen=False)
+    found = [(n, t) for n, t in named_tensors(model, seen=False) if isinstance(t, nn.Parameter)]
     return {n for n, p in found if id(p) not in trained and not within(n, whole)}
 
 

@@ -1,0 +1,83 @@
+"""Adapters under the `Trainer`: checkpoints, resumed runs, the README's lines of use."""
+
+import re
+
+import peft
+import pytest
+import torch
+import transformers as hf
+from safetensors.torch import load_file
+from small_runs import tiny
+
+import curlora_lite as cl
+from curlora_lite.replication import records
+
+TARGETS = {"bert": ["query"], "gpt2": ["c_attn", "lm_head"], "llama": ["q_proj"], "t5": ["q", "wo"]}
+IDS = torch.randint(2, 64, (24, 6), generator=torch.Generator().manual_seed(1))
+IDS[:, -1] = 1  # T5 classifies where a text ends
+
+
+def adapted(name):
+    """With an adapter, and one norm made trainable by hand."""
+    model = tiny(name)
+    targets = TARGETS[model.config.model_type]
+    cl.add_adapters(model, cl.CURLoRAConfig(rank=4, target_modules=targets))
+    norm = next(n for n, _ in model.named_parameters() if "norm" in n.lower() or ".ln_" in n)
+    model.get_parameter(norm).requires_grad_(True)
+    return model, norm
+
+
+def train(model, folder, resume=None):
+    """Six steps, a checkpoint after every third."""
+    rows = [{"input_ids": r, "labels": r if "LM" in str(type(model)) else r[0] % 2} for r in IDS]
+    arguments = hf.TrainingArguments(folder, save_steps=3, max_steps=6, learning_rate=0.05)
+    trainer = hf.Trainer(model, arguments, None, rows, callbacks=[cl.AdapterCheckpoints()])
+    trainer.train(resume_from_checkpoint=resume)
+    model.eval()
+    return trainer
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=IDS[:4])[0]
+
+
+CLASSIFIERS = [f"{name}ForSequenceClassification" for name in ("Bert", "Llama", "T5")]
+
+
+@pytest.mark.parametrize("name", [*CLASSIFIERS, "GPT2LMHeadModel"])
+def test_a_run_resumed_from_an_adapters_checkpoint_ends_on_the_same_numbers(name, tmp_path, caplog):
+    """With dropout; a checkpoint holds what is trained alone, a merged model is saved whole."""
+    (whole, norm), (again, _) = adapted(name), adapted(name)
+    with pytest.warns(UserWarning, match=f"not saved with it: {norm}"):
+        trainer = train(whole, tmp_path)
+    kept = load_file(tmp_path / "checkpoint-3" / "model.safetensors")
+    trainable = {n for n, p in whole.named_parameters() if p.requires_grad}
+    assert {n for n in kept if not n.endswith(("rows", "cols"))} == trainable
+    train(again, tmp_path / "again", tmp_path / "checkpoint-3")
+    found = again.state_dict()
+    assert all(torch.equal(value, found[n]) for n, value in whole.state_dict().items())
+    assert "missing keys" not in caplog.text and not torch.equal(kept[norm], found[norm])
+    other = tiny(name)
+    cl.load_adapter(other, tmp_path / "checkpoint-6")
+    other.get_parameter(norm).data = whole.get_parameter(norm).data
+    assert torch.equal(logits(other), logits(whole))
+    if name in CLASSIFIERS:  # the tied head of the other cannot be merged
+        cl.merge_adapters(whole)
+        trainer.save_model(tmp_path)
+        assert torch.equal(logits(type(whole).from_pretrained(tmp_path).eval()), logits(whole))
+
+
+def test_the_lines_of_use_in_the_readme_run(tmp_path, monkeypatch):
+    """As they stand there, on a tiny model."""
+    (block,) = re.findall(r"```python\n(.*?)```", (records.ROOT / "README.md").read_text(), re.S)
+    monkeypatch.chdir(tmp_path)
+    tiny("LlamaForSequenceClassification").save_pretrained("base")
+    values = {"rows": [{"input_ids": row, "labels": row[0] % 2} for row in IDS], "name": "base"}
+    exec(block, values)
+    folded, again = values["model"].eval(), values["again"].eval()
+    base = type(folded).from_pretrained("base").eval()
+    served = peft.AutoPeftModelForSequenceClassification.from_pretrained("task-1-lora").eval()
+    for other in (folded, served):
+        off = (logits(other) - logits(again)).norm()
+        assert off < 1e-3 * (logits(again) - logits(base)).norm()
