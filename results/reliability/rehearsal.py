@@ -283,14 +283,13 @@ def rehearse(profile, folder, at):
 
 def main():
     """`rehearsal.py MIRROR [PROFILE…]`: of both profiles, or of those named."""
-    data = Path(sys.argv[1]).absolute()
+    data, here = Path(sys.argv[1]).absolute(), records.commit()
     shutil.rmtree(FOLDER, ignore_errors=True)
     try:
         at, folder = mirror(data), checkout()
         rows = [rehearse(name, folder, at) for name in sys.argv[2:] or PROFILES]
     finally:
         shutil.rmtree(FOLDER, ignore_errors=True)
-    here = records.commit()
     changed = " and changes" if here["dirty"] else ""
     note = (
         f"Random weights: GPT-2 Large whole, Mistral-7B with 2 of its 32 layers; fp32, 4 rows a "
