@@ -130,7 +130,7 @@ mutants: $(READY) cache/mutants ## plant faults and see which the tests notice (
 	$(BIN)/python results/reliability/mutants.py $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(call on,FRESH),--fresh)
 
 size: ## lines of code, and what they may be
-	@$(PYTHON) tests/size.py
+	@$(PYTHON) .ci/size.py
 
 fetch: $(READY) ## get and prepare ahead of time what PROFILE needs
 	@$(RUN) fetch $(CHOSEN)

@@ -1,6 +1,5 @@
 """The benchmark: contenders are one function, rounds and bytes counted right, verdicts follow."""
 
-import copy
 import io
 import shutil
 import types
@@ -183,42 +182,20 @@ def test_seconds_have_no_other_and_a_runs_bound_depends_on_the_processor():
         assert benchmark.verdicts(run.assign(amx=amx)).verdict.tolist() == [verdict]
 
 
-def tiny_subjects(llama):
-    """A language model, a block and a projection, under the names that the targets are set for."""
-    to = {"fp32": torch.float32, "bf16": torch.bfloat16}
-    llama.requires_grad_(False)
-    block = partial(contenders.block, "GPT-2 Large", n_embd=32, n_head=4)
-    hidden, loss = contenders.last_hidden_state, contenders.next_token_loss
-    projection = partial(contenders.projection, width=24)
-
-    def whole(precision, _):
-        return copy.deepcopy(llama).to(to[precision])
-
-    return [
-        contenders.Subject(name, build, call, targets, width, {"cpu": (2, 3)}, 0.0)
-        for name, build, call, targets, width in (
-            ("SmolLM2-135M", whole, loss, QKV, 32),
-            ("GPT-2 Large block", block, hidden, ("c_attn",), 32),
-            ("Mistral q_proj", projection, apply, ("q_proj",), 24),
-        )
-    ]
-
-
-def test_everything_is_measured(monkeypatch, llama):
+def test_everything_is_measured(monkeypatch):
     monkeypatch.setattr(benchmark, "SHORTEST", 0.0)
+    build, given = partial(contenders.projection, width=24), ("q_proj",)
+    subject = contenders.Subject("Mistral q_proj", build, apply, given, 24, {"cpu": (2, 3)}, 0.0)
     times = pd.concat(
-        benchmark.timed(
-            subject.name, precision, *subject.steps(precision, "cpu", (16,)), quick=True
-        )
-        for subject in tiny_subjects(llama)
-        for precision in benchmark.PRECISIONS
+        benchmark.timed(subject.name, name, *subject.steps(name, "cpu", (16,)), quick=True)
+        for name in benchmark.PRECISIONS
     )
-    assert len(times) == 3 * 2 * 4 and (times.seconds > 0).all() and (times["round"] == 0).all()
-    assert (times.kept_bytes[times.contender == "frozen"] == 0).sum() == 2  # of a projection alone
-    assert (times.kept_bytes[times.contender == "CURLoRA-16"] > 0).all()
+    assert len(times) == 2 * 4 and (times.seconds > 0).all() and (times["round"] == 0).all()
+    assert ((times.kept_bytes > 0) == (times.contender != "frozen")).all()
     assert times.peft.notna().all() and (times.device == "cpu").all()
     verdicts = benchmark.verdicts(times)
-    assert len(verdicts) == 2 * (1 + 3 + 1) and set(verdicts.verdict) == {"undecided"}
+    assert verdicts.other.tolist() == 2 * ["PEFT LoRA-16", "dense-16"]
+    assert set(verdicts.verdict) == {"undecided"}  # one round decides nothing
 
 
 def test_the_notebook_on_the_committed_times(committed, tmp_path):

@@ -28,12 +28,6 @@ def test_what_is_asked_follows_from_the_specs():
     assert 3 < (large.minutes - 15) / (half.minutes - 15) <= 4  # fp32 is slower there
 
 
-def test_what_is_given_replaces_it():
-    specs = profiles.grid("mistral-7b", "table1")
-    given = {"gpus": 0, "memory_gb": 5, "minutes": 7, "partition": "long"}
-    assert cluster.needs(specs, **given) == cluster.Needs(0, 5, 7, 1, "long")
-
-
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -228,18 +222,3 @@ def test_slurms_refusals(acted):
     assert jobs.states() is None
     with pytest.raises(ValueError, match="Slurm does not answer"):
         cluster.run_grid(specs, acted / "results", jobs=jobs)
-
-
-def test_processes_of_submitit_one_of_them_killed(tmp_path, monkeypatch, capsys):
-    """The same function and files as on Slurm, started by submitit itself."""
-    paths = [str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    monkeypatch.setattr(cluster, "Task", endurance.MadeUpTask)
-    monkeypatch.setattr(cluster, "POLL", 0.1)
-    monkeypatch.setattr(cluster, "SETTLE", 0)
-    specs, results = endurance.made_up_grid(2), tmp_path / "results"
-    jobs = cluster.Jobs(cluster.folder(results), cluster.needs(specs), cluster="local")
-    found = cluster.run_grid(specs, results, jobs=jobs)
-    assert [record.spec["rank"] for record in found] == [1, 2]
-    assert len(jobs.submitted) == 3  # the killed one twice
-    assert "submitted again (1 of at most 3 times)" in capsys.readouterr().err

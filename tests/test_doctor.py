@@ -1,6 +1,5 @@
 """`make doctor`: what it says of a machine made up here."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -93,12 +92,3 @@ def test_a_complete_mirror_is_enough(made_up, monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "hub_status", lambda: "reachable")
     (reason,) = doctor.obstacles(profile, profiles.grid("smollm2", "table1"), "cpu")
     assert reason == f"the mirror does not have {repository.name}, and is asked alone"
-
-
-def test_a_disk_too_small(made_up, monkeypatch):
-    usage = dataclasses.make_dataclass("Usage", ["free"])(1e9)
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(doctor, "hub_status", lambda: "reachable")
-    specs = profiles.grid("gpt2-large", "table2", precision="bf16", checkpointing=True)
-    reasons = doctor.obstacles(profiles.PROFILES["gpt2-large"], specs, "cpu")
-    assert reasons == ["its files do not fit on the disk (1 GB free)"]

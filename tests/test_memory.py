@@ -29,18 +29,6 @@ def test_estimates_are_ordered_as_they_must_be():
     assert weights / 2 < half < 24e9 < weights < frugal < whole < 40e9
 
 
-def test_reading_the_whole_text_takes_the_models_context():
-    """Mistral's 32,768 tokens instead of 10,000: 6 x 4096 + 3 x 14336 numbers more for each."""
-    chosen = {"methods": ["head-only"], "checkpointing": True}
-    one, other = (
-        memory.estimate(profiles.grid("mistral-7b", "table1", protocol=protocol, **chosen)[0])
-        for protocol in ("published", "published,perplexity=whole-text")
-    )
-    training = 8 * memory.LONGEST_ROW * (32 * 4096 * 4 + 262_472)
-    reading = (6 * 4096 + 3 * 14336) * 4
-    assert other - one == 32_768 * reading - max(training, 10_000 * reading)
-
-
 @pytest.mark.parametrize(
     ("name", "key"), [("GPT-2 Large", "gpt2-large"), ("Mistral-7B-v0.3", "mistral-7b")]
 )

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -12,9 +11,8 @@ from pathlib import Path
 
 import endurance
 import pytest
-from small_runs import small_grid
 
-from curlora_lite.replication import fetch, grids, profiles, records, sequence
+from curlora_lite.replication import grids, profiles, records, sequence
 
 KILLS = """
 import json, sys
@@ -149,25 +147,6 @@ def test_a_read_only_results_folder(monkeypatch):
             place.chmod(0o755)
         assert said.startswith(f"CannotWriteError: {locked[2]}: cannot be written (Permission")
         assert path.read_bytes() == before
-
-
-def test_parts_left_by_a_kill_are_cleared_and_never_counted(tiny):
-    spec = small_grid(methods=["head-only"])[0]
-    runs = records.runs_folder("embedded", tiny)
-    stray = runs / f".{spec.key}.json.abc.part"
-    stray.mkdir(parents=True)
-    (stray / f"{spec.key}.json").write_text('{"half": ')
-    grids.run_grid([spec], tiny, workers=1)
-    assert [p.name for p in runs.iterdir()] == [f"{spec.key}.json"]
-
-
-def test_several_name_the_working_copy_alike():
-    """Processes at once in a working copy without a name: all read the same one."""
-    for _ in range(5):
-        names = in_children(records.workspace, 4)
-        assert set(names) == {records.workspace()}
-        assert re.fullmatch(r"[0-9a-f]{12}", names[0])
-        (fetch.cache_dir() / "workspace").unlink()
 
 
 def test_specs_are_told_apart_in_a_queue(folder):
