@@ -168,16 +168,3 @@ def norm_bound(left, middle, right):
 def norm(M):
     """||M||_F in fp64, a float."""
     return torch.linalg.vector_norm(M.detach(), dtype=torch.float64).item()
-
-
-def effective_rank(M):
-    r"""exp of the entropy of M's singular values, as shares of their sum: 1 to the true rank.
-
-    M (a, r), r the smaller side -> float; 0 for a matrix of zeros.
-    Source: Roy and Vetterli, 2007.
-    """
-    M = M.detach().double()
-    values = torch.linalg.eigvalsh(M.T @ M).clamp_min(0).sqrt()
-    if not values.sum() > 0:
-        return 0.0
-    return torch.distributions.Categorical(probs=values).entropy().exp().item()
