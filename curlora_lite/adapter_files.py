@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from . import cur, heads, weights
+from . import heads, weights
 from .adapters import adapter_names, attach, trainable_as_before
 from .attached import config_of, disable_adapters, heads_of, layers_of, left_out, refuse_merged
 from .base_check import CHECKS, PRECISIONS, checksum, checksums, other_base
@@ -166,10 +166,7 @@ def _read_description(path):
 
 def _read_config(path, description):
     try:
-        values = dict(description["config"])
-        if isinstance(values.get("selection"), dict):
-            values["selection"] = cur.Selection(**values["selection"])
-        return CONFIGS[description["kind"]](**values)
+        return CONFIGS[description["kind"]](**description["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise AdapterFileError(
             f"{path}: its `config` is not one of an adapter ({error})"

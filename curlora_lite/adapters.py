@@ -210,6 +210,9 @@ def unmerge_adapters(model):
         raise ValueError("model: no adapter is merged; merge_adapters does that")
     restored = list(attached.merged)
     layers = layers_of(model)
+    replaced = [n for n in restored if submodule(model, n) is not layers[n].base]
+    if replaced:
+        raise ValueError(f"model: {replaced[0]} is another module than the one merged into")
     for name, weight in attached.merged.items():
         weights.set_weight(layers[name].base, weight)
     attached.merged = {}

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -77,6 +78,8 @@ class CURLoRAConfig(AdapterConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        if isinstance(self.selection, Mapping):  # as files of values have it
+            object.__setattr__(self, "selection", cur.Selection(**self.selection))
         cur.as_selection(self.selection)
 
     def wrap(self, name, base):

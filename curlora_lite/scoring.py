@@ -7,6 +7,7 @@ from unittest import mock
 import torch
 from torch.nn import functional as F
 
+from .modules import unwrapped
 from .training import DivergedError, by_length, padded_features
 
 PUBLISHED_BATCH = 128  # of Sentiment140's evaluation in the author's code
@@ -73,6 +74,7 @@ def perplexity(model, ids, window, stride=None):
         raise ValueError(
             f"window: got {window} for a text of {len(ids)} tokens, expected 2 or more of both"
         )
+    model = unwrapped(model)
     there = (p.device for p in model.parameters() if not p.is_meta)
     device = next(there, ids.device)  # all elsewhere: accelerate's hooks bring what is needed
     nats, tokens, done = 0.0, 0, 1
