@@ -81,7 +81,7 @@ FACTS = {
     },
     "results/audit/README.md": {
         "ends {:.3f} above one": lambda f: [gain(f, "CURLoRA-16").mean],
-        "from nothing ({:+.3f} to {:+.3f})": lambda f: gain(f, "CURLoRA-16")[1:3],
+        "from zero ({:+.3f} to {:+.3f})": lambda f: gain(f, "CURLoRA-16")[1:3],
         "ends {:.3f} above ({:.3f} to {:.3f}), two answers in a hundred": (
             lambda f: gain(f, "CURLoRA-16" + FIXED)[:3]
         ),
