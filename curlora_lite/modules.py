@@ -24,7 +24,7 @@ def warn_of_parameters_unknown_to(model):
         warnings.warn(
             "model: DistributedDataParallel averages gradients of the parameters that it found "
             "when it was made, so not the adapter's; add or set the adapter first, then wrap",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
