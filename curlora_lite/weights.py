@@ -89,7 +89,7 @@ def keep_here(module):
     for tensors in (module._parameters, module._buffers):
         for name, tensor in tensors.items():
             if tensor is not None and tensor.is_meta:
-                here = hook.weights_map[name].to(hook.execution_device, tensor.dtype)
+                here = hook.weights_map[name].to(hook.execution_device, tensor.dtype, copy=True)
                 trained = isinstance(tensor, nn.Parameter)
                 tensors[name] = nn.Parameter(here, tensor.requires_grad) if trained else here
     hook.offload = False

@@ -3,6 +3,7 @@
 import peft
 import pytest
 import torch
+from accelerate import cpu_offload
 from safetensors.torch import load_file
 from small_runs import tiny
 from torch import distributed, nn
@@ -181,6 +182,13 @@ def test_a_head_follows_the_model_and_is_refused_where_it_does_not_fit(tmp_path)
         cl.save_adapter(model, tmp_path)
     cl.remove_adapters(model)
     assert answer(model).dtype == torch.bfloat16
+
+
+def test_a_head_kept_elsewhere_is_here_while_it_is_trained():
+    model, base = cpu_offload(tiny(GPT2), execution_device="cpu"), answer(tiny(GPT2))
+    assert close(answer(trained(model)), answer(trained(tiny(GPT2))))
+    with cl.disable_adapters(model):
+        assert close(answer(model), base) and model.score.weight.is_meta
 
 
 @pytest.mark.parametrize("wrap", ["compiled within", "DDP", "compiled DataParallel"])
