@@ -201,6 +201,8 @@ def test_everything_is_measured(monkeypatch):
 def test_the_notebook_on_the_committed_times(committed, tmp_path):
     """Times measured here may say something else."""
     kept = committed / "benchmarks"
+    if "amx" not in pd.read_csv(kept / "benchmarks.csv", nrows=1):
+        pytest.skip("what is committed was measured by an older benchmark")
     shutil.copy(kept / "benchmarks.csv", tmp_path)
     target = tmp_path / "notebooks" / "benchmark.ipynb"
     given = {"measure": False, "folder": str(tmp_path)}
