@@ -252,8 +252,9 @@ def by_length(read, ids, size=64):
     """What `read` gives for all these rows, (rows, D), read by length in batches of `size`."""
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     parts = [read([ids[i] for i in order[at : at + size]]) for at in range(0, len(ids), size)]
-    out = torch.empty_like(torch.cat(parts))
-    out[order] = torch.cat(parts)
+    found = torch.cat(parts)
+    out = torch.empty_like(found)
+    out[order] = found
     return out
 
 

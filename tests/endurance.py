@@ -12,7 +12,7 @@ import threading
 import time
 from pathlib import Path
 
-from curlora_lite.replication import cluster, grids, profiles, records, sequence, verify
+from curlora_lite.replication import grids, profiles, records, sequence, verify
 
 
 def made_up_grid(runs):
@@ -28,18 +28,6 @@ def made_up(spec, progress, checkpoint):
     time.sleep(chance.uniform(0.0, 0.004))
     losses = [chance.random() for _ in range(1500)]
     return records.RunRecord(spec.to_dict(), stages=[{"task": "mrpc", "losses": losses}])
-
-
-class MadeUpTask(cluster.Task):
-    """A job of a made-up run; the first one of rank 2 is killed."""
-
-    def __call__(self, values):
-        marker = Path(self.results) / "killed"
-        if values["rank"] == 2 and not marker.exists():
-            marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        sequence.run = made_up
-        return super().__call__(values)
 
 
 def started(specs, folder, run=made_up, log=None):
