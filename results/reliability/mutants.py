@@ -89,12 +89,16 @@ def generated(number, seed):
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
-    chance, places, made = random.Random(seed), {}, []
+    places, made = {}, []
     for file in (name for name in faults.TESTS if name.endswith(".py")):
-        for place, change in changes((ROOT / file).read_text()):
-            places.setdefault((file, place), []).append(change)
-    for file, place in chance.sample(sorted(places), len(places)):
-        name, occurrence = chance.choice(places[file, place])
+        lines = (ROOT / file).read_text().splitlines()
+        for (line, column), change in changes("\n".join(lines) + "\n"):
+            # drawn by what stands there: a change elsewhere leaves the rest of the sample as it is
+            near = "\n".join(lines[max(0, line - 3) : line + 2])
+            drawn = hashlib.sha256(repr((seed, file, near, column)).encode()).hexdigest()
+            places.setdefault((drawn, file), []).append(change)
+    for drawn, file in sorted(places):
+        name, occurrence = random.Random(drawn).choice(places[drawn, file])
         before = (ROOT / file).read_text()
         after = mutate_code(before, get_operator(name)(), occurrence)
         if after not in (None, before):
