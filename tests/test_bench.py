@@ -221,4 +221,4 @@ def test_the_notebook_on_the_committed_times(committed, tmp_path):
     shown = pd.read_csv(io.StringIO((tmp_path / "tables" / "targets.csv").read_text()))
     assert len(shown) <= 10 and (tmp_path / "figures" / "training.pdf").stat().st_size
     sentences = str([cell.get("outputs") for cell in nbformat.read(target, 4).cells])
-    assert sentences.count("**") == 2 * 4  # four conclusions
+    assert sentences.count("**") == 2 * 5  # five conclusions
