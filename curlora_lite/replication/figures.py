@@ -111,7 +111,7 @@ def _ratios(ax, cells):
     labels = [style["label"] for style, _ in cells]
     ax.set_xticks(range(len(labels)), labels, rotation=40, ha="right", fontsize=8)
     ax.set_xlim(-0.5, len(labels) - 0.5)
-    ax.set_ylabel("perplexity, after / before (log)", fontsize=9)
+    ax.set_title("perplexity\nafter / before", fontsize=9)
 
 
 def _names(ax):
