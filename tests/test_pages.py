@@ -94,7 +94,7 @@ FACTS = {
         "usual initialisation ends {:.3f} above": lambda f: [gain(f, USUAL).mean],
         "grows ×{:.2f} instead of ×{:.2f}": lambda f: (ratio(f, USUAL), ratio(f, "LoRA-16")),
         "CURLoRA-16 stays at ×{:.2f}": lambda f: [ratio(f, "CURLoRA-16")],
-        "grows ×{:,.0f} to ×{:,.0f}, GPT": lambda f: np.round(span(broken("table1")), -3),
+        "grows ×{:,.0f} to ×{:,.0f}, ": lambda f: np.round(span(broken("table1")), -3),
         "learns {:.3f} more than CURLoRA and loses {:.2f} nats more": lambda f: [
             less(f, measure, USUAL, "CURLoRA-16").mean for measure in ("just_learned", "nats")
         ],
@@ -122,12 +122,12 @@ FACTS = {
         "ends at ×{:.2f} to ×{:.2f}": lambda f: span(f.smollm2.ratio[ranks("LoRA")]),
         "At rank 24 it is {:.2f} above": lambda f: [learned(f, "CURLoRA-24", "acc")],
         "it has {:.2f} to {:.2f}, head": lambda f: span(f.smollm2.just_learned[ranks("LoRA")]),
-        "head only {:.2f} (": lambda f: [f.smollm2.just_learned["Head only"]],
+        "only {:.2f} (means": lambda f: [f.smollm2.just_learned["Head only"]],
         "forgets {:.2f} to {:.2f} on the earlier tasks": (
             lambda f: span(f.smollm2.forgetting[ranks("LoRA")])
         ),
         "it ends at {:.2f} to {:.2f}, CUR": lambda f: span(f.smollm2.acc[ranks("LoRA")]),
-        "CURLoRA at {:.2f} to {:.2f}": lambda f: span(f.smollm2.acc[ranks("CURLoRA")]),
+        "LoRA at {:.2f} to {:.2f}": lambda f: span(f.smollm2.acc[ranks("CURLoRA")]),
         "all methods score {:.2f} to {:.2f} on them": (
             lambda f: span(at_the_end(f, "sentiment140"))
         ),
