@@ -233,8 +233,7 @@ def test_sizes_beside_the_papers_and_what_the_marks_mean(frame):
     assert (own["gpt2-large"] == own["paper"]).all()
     marks = tables.marks(frame, "table1")
     assert [text[0] for text in marks] == [*"↳†‡9"] and "on 100 rows: 0.60 to 0.78. " in marks[-1]
-    plain = tables.marks(frame[frame.method != "head-only"], "table1")  # whose answers vary
-    assert plain == [text for text in marks if text[0] != "†"]
+    assert "†" not in str(tables.marks(frame[frame.method != "head-only"], "table1"))
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="needs pdflatex")
