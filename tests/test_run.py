@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_runs import small_grid
 
-from curlora_lite.replication import models, paper, profiles, sequence
+from curlora_lite.replication import models, paper, profiles, records, sequence, tables
 
 TASKS = ("mrpc", "sst2", "sentiment140")
 
@@ -50,6 +50,20 @@ def test_head_only_scores_earlier_tasks_once(tiny, monkeypatch):
     first, second, third = (stage["scores"]["mrpc"] for stage in kept.stages)
     assert first == second == third
     assert [list(s["scores"]) for s in kept.stages] == [list(s["scores"]) for s in again.stages]
+
+
+def test_lists_may_be_typed():
+    """As `papermill -p ranks 8` (a number), `-p ranks 8,16` (text) and the Makefile pass them."""
+    for table, typed, meant in (
+        ("table1", {"ranks": 8, "seeds": 0}, {"ranks": [8], "seeds": [0]}),
+        ("table2", {"ranks": "8,16", "seeds": "1, 2"}, {"ranks": [8, 16], "seeds": [1, 2]}),
+        ("table1", {"methods": "lora,curlora"}, {"methods": ["lora", "curlora"]}),
+    ):
+        expected = profiles.grid("embedded", table, **meant)
+        assert profiles.grid("embedded", table, **typed) == expected
+        assert records.outputs("audit", **typed) == records.outputs("audit", **meant)
+        said = tables.command("audit", "audit", **meant)
+        assert tables.command("audit", "audit", **typed).replace(" 2", "2") == said
 
 
 def test_every_part_of_a_spec_is_in_its_key():

@@ -21,8 +21,7 @@ PRODUCT = 1.3e-3  # seconds of the product in `slower` on those two cores
 def report():
     """The whole answer as text: one line a fact, one line a profile, then what to mend.
 
-    In the order in which one would: what stops most profiles first, and for each of them what no
-    download mends (memory, then disk) before what it takes to download.
+    In the order in which one would: what stops the smallest profile, and so all, comes first.
     """
     device, fast = machine.default_device(), machine.fast_precision()
     lines = [f"{name:<10} {answer}" for name, answer in _facts(device, fast).items()]
@@ -36,8 +35,8 @@ def report():
             stopped.setdefault(reason, []).append(name)
         can = "no, see below" if reasons else "yes"
         lines.append(f"{name:<16}{needs:>6.0f} GB{duration(took):>12}   {can}")
-    most_first = sorted(stopped.items(), key=lambda item: -len(item[1]))
-    return "\n".join(lines + [f"\n{', '.join(names)}: {why}" for why, names in most_first])
+    lines += [f"\n{', '.join(names)}: {reason}" for reason, names in stopped.items()]
+    return "\n".join(lines)
 
 
 def seconds(spec, device):
@@ -69,17 +68,18 @@ def obstacles(profile, specs, device):
         reasons.append(str(error).removeprefix("memory: "))
     if profile.source == "paper":
         wanted = [hub.MODELS[s.model.name] for s in specs[:1] if s.model.name in hub.MODELS]
-        absent = [r for r in (*hub.DATASETS, *wanted) if hub.missing(r)]
-        if sum(r.gigabytes for r in absent) > _free():
+        groups = [[r for r in kind if hub.missing(r)] for kind in (hub.DATASETS, wanted)]
+        if sum(r.gigabytes for r in sum(groups, [])) > _free():
             reasons.append(f"the files to fetch do not fit on the disk ({_free():.0f} GB free)")
-        names = ", ".join(r.name for r in absent)
-        if absent and hub.mirror():
-            reasons.append(f"the mirror does not have {names}, and is asked alone")
-        elif absent and hub_status() != "reachable":
-            absence = f"neither the mirror nor the cache has {names}"
-            reasons.append(f"{absence}, and the hub is {hub_status()}")
-        elif any(r.gated for r in absent) and not huggingface_hub.get_token():
-            reasons.append("the model is gated and there is no token (`hf auth login`)")
+        for absent in filter(None, groups):
+            names = ", ".join(r.name for r in absent)
+            if hub.mirror():
+                reasons.append(f"the mirror does not have {names}, and is asked alone")
+            elif hub_status() != "reachable":
+                absence = f"neither the mirror nor the cache has {names}"
+                reasons.append(f"{absence}, and the hub is {hub_status()}")
+            elif any(r.gated for r in absent) and not huggingface_hub.get_token():
+                reasons.append("the model is gated and there is no token (`hf auth login`)")
     return reasons
 
 
