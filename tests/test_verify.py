@@ -84,10 +84,7 @@ DEVICE = {"device": "another"}
         ("weights", None, {}, BITS, "no"),
         ("nothing", None, DEVICE, BITS, "yes"),
         # elsewhere what no table states may; also with other threads, versions or packing
-        ("loss", 9.0, DEVICE, TABLES, "yes"),
-        ("loss", 9.0, {"threads": 7}, TABLES, "yes"),
-        ("loss", 9.0, {"rows": "another"}, TABLES, "yes"),
-        ("loss", 9.0, {"packages": {}}, TABLES, "yes"),
+        *(("loss", 9.0, {place: "another"}, TABLES, "yes") for place in verify.PLACE),
         ("answers", 5, DEVICE, TABLES, "yes"),  # beside them
         ("precision", None, {}, TABLES, "yes"),
         ("perplexity", 0.019, DEVICE, TABLES, "yes"),

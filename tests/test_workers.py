@@ -6,16 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-import unittest.mock
 from pathlib import Path
 
 import pytest
 
-from curlora_lite.replication import grids, profiles, records
+from curlora_lite.replication import profiles, records
 
 SCRIPT = """
 import sys, time
-from curlora_lite.replication import grids, profiles, records, sequence
+from curlora_lite.replication import profiles, records, sequence
 
 def run(spec, progress, checkpoint):
     time.sleep(1.0)
@@ -87,17 +86,6 @@ ENDS = {
     "interrupted": (os.killpg, signal.SIGINT),  # as by Ctrl-C
     "killed": (os.kill, signal.SIGKILL),
 }
-
-
-def test_the_line_says_when_the_machine_is_busy(monkeypatch):
-    """Where another computes too: two runs on two cores are not yet too many."""
-    bar, machine = unittest.mock.Mock(), {"getloadavg": lambda: (load, 0, 0), "cpu_count": lambda: 2}
-    for name, answer in machine.items():
-        monkeypatch.setattr(os, name, answer)
-    for load, said in ((2.6, ""), (4.2, ", the machine is busy (load 4, 2 cores)")):  # noqa: B007
-        grids.Shown(bar, 3)(1, "training", 5)
-        line = f"0 of 3 runs done, now training{said}"
-        bar.set_description_str.assert_called_with(line, refresh=False)
 
 
 @pytest.mark.parametrize("how", ENDS)

@@ -93,7 +93,7 @@ def compare(record, again, measured):
     settings never hold.
     """
     off, allowed = deviations(record, again), tolerances(measured, record)
-    how, held = "bit for bit", HELD if _plain(record) == _plain(again) else BROKEN
+    how, held = "bit for bit", HELD if plain(record) == plain(again) else BROKEN
     if held == BROKEN and _place(record) != _place(again):
         how, beyond = "as tables state it", any(off[kind] > allowed[kind] for kind in allowed)
         held = BROKEN if beyond or not same(record, again) else HELD if allowed else UNJUDGED
@@ -107,7 +107,7 @@ def _place(record):
     return [*named, record.version, record.spec["precision"]]
 
 
-def _plain(record):
+def plain(record):
     """All of a record that must come out again on the same machine."""
     text = json.dumps(dataclasses.asdict(record))
     return json.loads(text, object_hook=lambda part: {k: part[k] for k in {*part} - {*PASSING}})
