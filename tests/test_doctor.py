@@ -42,7 +42,7 @@ def test_what_to_mend_stands_in_the_order_in_which_one_would(made_up, monkeypatc
     monkeypatch.setattr(machine, "installed_memory", lambda: 1e9)
     monkeypatch.setattr(doctor, "_free", lambda: 0.0)
     _, text = doctor.report().split("can it run here?")
-    order = ["embedded: smollm2-135m in bf16 needs", "the disk (0 GB", "nyu-mll/glue"]
+    order = ["audit-quick: smollm2-135m-fused in bf16", "the disk (0 GB", "nyu-mll/glue"]
     order += ["\ngpt2-large: gpt2-large in fp32 needs", "has openai-community/gpt2-large"]
     order += ["\nmistral-7b: mistral-7b in fp32 needs", "has mistralai/Mistral-7B-v0.3"]
     places = [text.index(said) for said in order]

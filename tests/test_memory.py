@@ -6,7 +6,6 @@ from small_runs import small_grid
 
 from curlora_lite.replication import grids, machine, memory, models, profiles, records, sequence
 
-
 FITS = [("bf16", r"PRECISION=bf16 \(\d+ GB\)"), ("fp32", "nothing of this model")]
 
 

@@ -130,8 +130,8 @@ def test_what_was_not_measured_is_not_judged(run):
 def test_the_committed_tolerances_are_of_records_from_elsewhere(monkeypatch):
     """Made of the records beside them; and of each model and method that there are records of."""
     monkeypatch.syspath_prepend(verify.TOLERANCES.parent)
-    made, measured = importlib.import_module("tolerances"), json.loads(verify.TOLERANCES.read_text())
-    rows = made.found()
+    made = importlib.import_module("tolerances")
+    rows, measured = made.found(), json.loads(verify.TOLERANCES.read_text())
     assert made.tolerances(rows) == measured
     assert "Intel Xeon, bf16" in set(rows.kind)  # a second kind of processor
     for profile in profiles.PROFILES:

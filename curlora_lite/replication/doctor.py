@@ -69,7 +69,7 @@ def obstacles(profile, specs, device):
     if profile.source == "paper":
         wanted = [hub.MODELS[s.model.name] for s in specs[:1] if s.model.name in hub.MODELS]
         groups = [[r for r in kind if hub.missing(r)] for kind in (hub.DATASETS, wanted)]
-        if sum(r.gigabytes for r in sum(groups, [])) > _free():
+        if sum(r.gigabytes for absent in groups for r in absent) > _free():
             reasons.append(f"the files to fetch do not fit on the disk ({_free():.0f} GB free)")
         for absent in filter(None, groups):
             names = ", ".join(r.name for r in absent)

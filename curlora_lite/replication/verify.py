@@ -133,7 +133,7 @@ def tolerances(measured, record):
 
 
 def deviations(record, again):
-    """Measure -> its largest deviation, and `answers`: the largest share of rows answered otherwise.
+    """Measure -> its largest deviation; `answers`: the largest share of rows answered otherwise.
 
     Accuracy: absolute. Perplexity and norm: relative to the record's. A number that one side lacks,
     or that is not finite on one side, is infinitely far. Old records did not keep answers.
