@@ -14,7 +14,7 @@ from curlora_lite.replication import profiles, records
 
 SCRIPT = """
 import sys, time
-from curlora_lite.replication import profiles, records, sequence
+from curlora_lite.replication import grids, profiles, records, sequence
 
 def run(spec, progress, checkpoint):
     time.sleep(1.0)

@@ -1,5 +1,6 @@
 """What this machine has, and which profiles it can run."""
 
+import functools
 import shutil
 import timeit
 import urllib.error
@@ -15,7 +16,7 @@ from . import fetch, hub, machine, memory, profiles
 # not measured. In fp32 proper such a GPU has a fifteenth of the peak: four times as long, at least.
 SECONDS = {"cpu": 1.1e-5, "cuda": 7e-8}
 FP32_ON_GPU = 4
-PRODUCT = 1.3e-3  # seconds of the product in `slower` on those two cores
+PRODUCT = 1.2e-3  # seconds of the product in `slower` on those two cores
 
 
 def report():
@@ -45,12 +46,13 @@ def seconds(spec, device):
     return spec.cost() * SECONDS[device] * times
 
 
+@functools.cache
 def slower(precision, device):
     """How many times as long as `seconds` says it takes here, by a product of SmolLM2's sizes."""
     if device == "cuda":
         return 1
     x, w = (torch.ones(size, dtype=machine.DTYPES[precision]) for size in ((512, 576), (576, 1536)))
-    return min(timeit.repeat(lambda: x @ w, number=1, repeat=7)) / PRODUCT
+    return min(timeit.repeat(lambda: x @ w, number=1, repeat=20)) / PRODUCT
 
 
 def takes(specs, device):
