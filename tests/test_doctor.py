@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from made_records import committed_records
 
 from curlora_lite.replication import doctor, hub, machine, profiles, specs
@@ -29,11 +30,48 @@ def line_of(text, name):
 def test_what_can_run_and_why_not(made_up):
     text = doctor.report()
     assert line_of(text, "embedded").endswith("yes")
-    assert "neither the mirror nor the cache has nyu-mll/glue" in line_of(text, "smollm2")
-    assert "needs about 39 GB, the machine has 8 GB" in line_of(text, "mistral-7b")
+    assert "\nsmollm2, gpt2-large, mistral-7b: neither the mirror nor the cache has nyu-m" in text
+    assert "\nmistral-7b: mistral-7b in fp32 needs about 39 GB, the machine has 8 GB" in text
     assert "the cache lacks nyu-mll/glue" in line_of(text, "mirror")
     assert line_of(text, "token").endswith("there is one")
     assert "hf_secret" not in text
+
+
+def test_what_to_mend_stands_in_the_order_in_which_one_would(made_up, monkeypatch):
+    """What stops the smallest profile first; of one profile memory, then disk, then what to get."""
+    monkeypatch.setattr(machine, "installed_memory", lambda: 1e9)
+    monkeypatch.setattr(doctor, "_free", lambda: 0.0)
+    _, text = doctor.report().split("can it run here?")
+    order = ["audit-quick: smollm2-135m-fused in bf16", "the disk (0 GB", "nyu-mll/glue"]
+    order += ["\ngpt2-large: gpt2-large in fp32 needs", "has openai-community/gpt2-large"]
+    order += ["\nmistral-7b: mistral-7b in fp32 needs", "has mistralai/Mistral-7B-v0.3"]
+    places = [text.index(said) for said in order]
+    assert places == sorted(places)
+
+
+def test_time_is_of_products_in_that_precision_here(monkeypatch):
+    """Four times as long where one in bf16 takes four times as long at best."""
+    took = {torch.bfloat16: [9.0, 4 * doctor.PRODUCT]}
+    monkeypatch.setattr(doctor.timeit, "repeat", lambda product, **_: took[product().dtype])
+    assert doctor.slower.__wrapped__("bf16", "cpu") == pytest.approx(4)
+    monkeypatch.setattr(doctor, "slower", lambda *of: {("bf16", "cpu"): 3}[of])
+    specs = profiles.grid("embedded", "table1", ranks=[8], precision="bf16")
+    there = sum(spec.cost() for spec in specs) * doctor.SECONDS["cpu"]
+    assert doctor.takes(specs, "cpu")[1] == pytest.approx(3 * there)
+
+
+def test_instructions_that_may_not_be_used_do_not_count(monkeypatch):
+    """oneDNN's names for them; without them a product in bf16 takes a thousand times as long."""
+    monkeypatch.setattr(machine.torch.cuda, "is_available", lambda: False)
+    named = {"bf16": " DEFAULT AVX512_CORE_BF16 avx512_core_amx"}
+    named["fp32"] = "SSE41 AVX2 avx2_vnni_2 AVX512_CORE AVX512_CORE_VNNI"
+    for expected, names in named.items():
+        for most in names.split(" "):
+            monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", most)
+            assert machine.fast_precision() == "fp32"  # a processor that has none
+            with monkeypatch.context() as context:
+                context.setattr(machine, "processor", lambda: {"avx512_bf16": True})
+                assert machine.fast_precision() == expected, most
 
 
 @pytest.mark.parametrize("profile", ["embedded", "smollm2"])

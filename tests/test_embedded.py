@@ -17,6 +17,7 @@ from curlora_lite.replication import (
     models,
     profiles,
     sequence,
+    verify,
 )
 from curlora_lite.training import encode, features, pad
 
@@ -83,17 +84,11 @@ def short(table, method="curlora", **changes):
     return dataclasses.replace(spec, tasks=tasks, batch=4, text_tokens=256, tune=True, **changes)
 
 
-def numbers(record):
-    """What a run measured, without its times."""
-    stages = [(s["training"]["losses"], s["scores"], s["norms"]) for s in record.stages]
-    return record.perplexity, stages
-
-
 @pytest.mark.parametrize("table", ["table1", "table2"])
 def test_a_short_real_run_repeats(table):
     first, second = (sequence.run(short(table, learning_rate=0.01)) for _ in range(2))
     assert first.status == "finished"
-    assert numbers(first) == numbers(second)
+    assert verify.plain(first) == verify.plain(second)
     assert first.perplexity["final"] != first.perplexity["initial"]
     assert all(0 < ratio < 1 for stage in first.stages for ratio in stage["norms"].values())
     targets = {"table1": 90, "table2": 30}[table]  # q, k and v of 30 layers; or one fused
@@ -110,4 +105,4 @@ def test_side_by_side_equals_one_after_the_other(tmp_path):
     finally:
         torch.set_num_threads(threads)
     together = grids.run_grid(specs, tmp_path / "together", workers=2)
-    assert list(map(numbers, alone)) == list(map(numbers, together))
+    assert list(map(verify.plain, alone)) == list(map(verify.plain, together))

@@ -7,7 +7,7 @@ import tokenizers
 from small_runs import WordTokenizer, small, tiny_llama
 
 from curlora_lite import training
-from curlora_lite.replication import data, fetch, hub, models, profiles, records, sequence
+from curlora_lite.replication import data, fetch, grids, hub, models, profiles, records, sequence
 from curlora_lite.replication.first_contact import BaseCheckError, check_perplexity
 
 ORIGIN = {"source": "mirror", "repository": "a/b", "revision": None}
@@ -49,7 +49,13 @@ def test_a_run_on_other_weights_stops_before_it_trains(tiny, monkeypatch):
         context.setattr(training, "train_task", None)
         sequence.run(spec)
     monkeypatch.setenv("CURLORA_BASE_CHECK", "0")
-    assert sequence.run(spec).perplexity["published"]["check"] == "not met, BASE_CHECK=0"
+    (record,) = grids.run_grid([spec], tiny, workers=1)
+    assert record.perplexity["published"]["check"] == "not met, BASE_CHECK=0"
+    monkeypatch.setattr(models, "sha256", lambda name: "")
+    assert grids.reusable(spec, tiny, own=True) == record
+    monkeypatch.delenv("CURLORA_BASE_CHECK")  # else it is asked once more
+    with pytest.raises(BaseCheckError):
+        grids.run_grid([spec], tiny, own=True, workers=1)
 
 
 @pytest.mark.parametrize("legacy", [True, False])

@@ -49,7 +49,3 @@ def test_in_bf16_it_is_as_near_the_exact_states_as_padded_rows_are():
         ours = (llama.features(model, ROWS) - exact).abs().max()
         theirs = (features(model, *pad(ROWS, 0, "cpu")) - exact).abs().max()
     assert 0 < ours < 1.5 * theirs
-
-
-def test_only_a_llama_is_read_so(gpt2):
-    assert llama.reader(gpt2.base_model) is None

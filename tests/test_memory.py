@@ -6,14 +6,19 @@ from small_runs import small_grid
 
 from curlora_lite.replication import grids, machine, memory, models, profiles, records, sequence
 
+FITS = [("bf16", r"PRECISION=bf16 \(\d+ GB\)"), ("fp32", "nothing of this model")]
 
-def test_a_device_too_small_is_refused_before_loading(monkeypatch):
+
+@pytest.mark.parametrize(("fast", "fits"), FITS)
+def test_a_device_too_small_is_refused_before_loading(monkeypatch, fast, fits):
+    """What would take days is not named as a way out."""
+    monkeypatch.setattr(machine, "fast_precision", lambda: fast)
     monkeypatch.setattr(machine, "installed_memory", lambda: 30e9)
     loaded = []
     monkeypatch.setattr(models, "load", lambda *arguments: loaded.append(arguments))
     monkeypatch.setattr(machine, "default_device", lambda: "cpu")
     spec = profiles.grid("mistral-7b", "table1")[-1]
-    said = r"mistral-7b in fp32 needs about \d+ GB, .* What would fit: PRECISION=bf16 \(\d+ GB\)"
+    said = rf"mistral-7b in fp32 needs about \d+ GB, .* What would fit: {fits}"
     with pytest.raises(ValueError, match=said):
         sequence.run(spec)
     assert not loaded

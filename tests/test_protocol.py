@@ -86,12 +86,6 @@ def test_adapters_are_drawn_as_the_protocol_says():
         assert curlora.target_modules == ("q_proj", "k_proj", "v_proj")
 
 
-def test_perplexity_reads_one_window_of_the_first_tokens():
-    for profile, table, tokens in (("mistral-7b", "table1", 10_000), ("gpt2-large", "table2", 256)):
-        spec = spec_of(profile, table)
-        assert (spec.text_tokens, spec.text_window) == (tokens, tokens)
-
-
 def test_every_field_can_be_set_alone_and_is_named():
     assert PUBLISHED.name() == "published"
     assert CORRECTED.name() == "corrected"

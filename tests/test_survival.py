@@ -12,7 +12,7 @@ from pathlib import Path
 import endurance
 import pytest
 
-from curlora_lite.replication import grids, profiles, records, sequence
+from curlora_lite.replication import grids, machine, records, sequence
 
 KILLS = """
 import json, sys
@@ -60,7 +60,8 @@ def test_grids_at_once_compute_each_run_once(folder, killed):
 
 
 def test_a_run_that_another_process_computes_is_waited_for(folder, monkeypatch, capsys):
-    """Another holds the first run's claim until the second is done here."""
+    """Another holds the first run's claim until the second is done here. The line says so, and
+    that the machine is busy, where more than its cores' number computes."""
     first, second = endurance.made_up_grid(2)
     runs = records.runs_folder("embedded", folder)
     theirs = grids.run_queue._lock(runs, first.key)
@@ -75,9 +76,14 @@ def test_a_run_that_another_process_computes_is_waited_for(folder, monkeypatch, 
 
     monkeypatch.setattr(sequence, "run", run)
     monkeypatch.setattr(grids, "time", types.SimpleNamespace(sleep=finish))
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "getloadavg", lambda: (4.2, 1.0, 1.0))
     found = grids.run_grid([first, second], folder, workers=1)
     assert [record.spec["rank"] for record in found] == [1, 2]
-    assert "waiting for 1 that another process computes" in capsys.readouterr().err
+    said = "waiting for 1 that another process computes, the machine is busy (load 4, 2 cores)"
+    assert said in capsys.readouterr().err
+    monkeypatch.setattr(os, "getloadavg", lambda: (2.6, 9.0, 9.0))
+    assert machine.busy() == ""
 
 
 def whole_grid(folder, monkeypatch):
@@ -147,14 +153,3 @@ def test_a_read_only_results_folder(monkeypatch):
             place.chmod(0o755)
         assert said.startswith(f"CannotWriteError: {locked[2]}: cannot be written (Permission")
         assert path.read_bytes() == before
-
-
-def test_specs_are_told_apart_in_a_queue(folder):
-    """By everything they say: two that differ in their seed only are two claims."""
-    specs = profiles.grid("embedded", "table1", ranks=[4], seeds=[0, 1], methods=["lora"])
-    with grids.run_queue.Queue(specs, folder, lambda spec: None) as queue:
-        assert [queue.take() for _ in range(3)] == [*specs, None]
-        with grids.run_queue.Queue(specs, folder, lambda spec: None) as other:
-            assert other.take() is None and other.left == specs
-    with grids.run_queue.Queue(specs, folder, lambda spec: None) as other:
-        assert other.take() == specs[0]

@@ -58,9 +58,11 @@ def test_the_sentences_hold_for_the_committed_records(execute, committed, tmp_pa
     assert (folder / "runs.csv").exists()
 
 
-def test_another_choice_is_shown_beside_the_sentences(execute, tmp_path):
-    """LoRA at rank 8 alone: what compares it with others cannot be said, and nothing fails."""
-    said = execute("embedded", "table1", ranks=[8], methods=["lora"])
+def test_another_choice_is_shown_beside_the_sentences(execute, tmp_path, monkeypatch):
+    """LoRA at rank 8 alone, typed as by `papermill -p ranks 8 -p methods lora` in any folder: what
+    compares it with others cannot be said, and nothing fails."""
+    monkeypatch.chdir(tmp_path)
+    said = execute("embedded", "table1", ranks=8, methods="lora")
     assert any(conclusions.CONTRADICTED in text for text in said)
     folder = tmp_path / "results" / "embedded"
     assert (folder / "selections" / "ranks-8_methods-lora" / "tables" / "table1.md").exists()

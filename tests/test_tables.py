@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from made_records import committed_records, record, two_seeds
 
-from curlora_lite.replication import paper, profiles, runs, tables, verdict
+from curlora_lite.replication import paper, profiles, records, runs, tables, verdict
 
 COLUMNS = ["n", "Majority", "Head only", "LoRA-8", "CURLoRA-8"]
 PUBLISHED = "↳ published"
@@ -156,7 +156,9 @@ def test_the_command_that_makes_it_again():
     assert tables.command("reproduce", "embedded-quick", **chosen) == (
         "make reproduce QUICK=1 RANKS=8,16 PROTOCOL=published,shuffle=true CHECKPOINTING=1"
     )
-    assert tables.command("reproduce", "smollm2") == "make reproduce PROFILE=smollm2"
+    assert tables.command("audit", "smollm2", seeds=0) == "make audit PROFILE=smollm2 SEEDS=0"
+    # nor does seed 0 alone, as `papermill -p seeds 0` has it, write over the tables of all
+    assert records.outputs("audit", seeds=0) == records.outputs("audit", seeds=[0])
 
 
 NOTES = ["100 % & a_b", "`make x`"]

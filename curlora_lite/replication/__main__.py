@@ -90,8 +90,7 @@ def _computed(specs, options):
     fetch(options)
     missing = [spec for spec in specs if grids.reusable(spec, own=True, known=hashes) is None]
     if missing:
-        device = machine.default_device()
-        about = doctor.duration(sum(doctor.seconds(spec, device) for spec in missing))
+        about = doctor.duration(doctor.takes(missing, machine.default_device())[1])
         print(f"{len(missing)} of {len(specs)} runs to compute, roughly {about}", flush=True)
     submit(specs)
     found = grids.run_grid(specs, own=True, workers=options.workers)

@@ -1,6 +1,8 @@
 """What this machine has, and which profiles it can run."""
 
+import functools
 import shutil
+import timeit
 import urllib.error
 import urllib.request
 
@@ -14,35 +16,53 @@ from . import fetch, hub, machine, memory, profiles
 # not measured. In fp32 proper such a GPU has a fifteenth of the peak: four times as long, at least.
 SECONDS = {"cpu": 1.1e-5, "cuda": 7e-8}
 FP32_ON_GPU = 4
+PRODUCT = 1.2e-3  # seconds of the product in `slower` on those two cores
 
 
 def report():
-    """The whole answer as text: one line a fact, then one line a profile."""
+    """The whole answer as text: one line a fact, one line a profile, then what to mend.
+
+    In the order in which one would: what stops the smallest profile, and so all, comes first.
+    """
     device, fast = machine.default_device(), machine.fast_precision()
     lines = [f"{name:<10} {answer}" for name, answer in _facts(device, fast).items()]
     lines += ["", f"{'profile':<16}{'memory':>9}{'time':>12}   can it run here?"]
+    stopped = {}  # reason -> the profiles that it stops
     for name, profile in profiles.PROFILES.items():
         specs = [s for t in profile.tables for s in profiles.grid(name, t, fast=fast)]
         needs, took = takes(specs, device)
-        answer = "; ".join(obstacles(profile, specs, device))
-        can = f"no: {answer}" if answer else "yes"
+        reasons = obstacles(profile, specs, device)
+        for reason in reasons:
+            stopped.setdefault(reason, []).append(name)
+        can = "no, see below" if reasons else "yes"
         lines.append(f"{name:<16}{needs:>6.0f} GB{duration(took):>12}   {can}")
+    lines += [f"\n{', '.join(names)}: {reason}" for reason, names in stopped.items()]
     return "\n".join(lines)
 
 
 def seconds(spec, device):
-    """Roughly how long a run takes."""
-    slower = FP32_ON_GPU if device == "cuda" and spec.precision == "fp32" else 1
-    return spec.cost() * SECONDS[device] * slower
+    """Roughly how long a run takes, on two CPU cores with bf16 or one large GPU."""
+    times = FP32_ON_GPU if device == "cuda" and spec.precision == "fp32" else 1
+    return spec.cost() * SECONDS[device] * times
+
+
+@functools.cache
+def slower(precision, device):
+    """How many times as long as `seconds` says it takes here, by a product of SmolLM2's sizes."""
+    if device == "cuda":
+        return 1
+    x, w = (torch.ones(size, dtype=machine.DTYPES[precision]) for size in ((512, 576), (576, 1536)))
+    return min(timeit.repeat(lambda: x @ w, number=1, repeat=20)) / PRODUCT
 
 
 def takes(specs, device):
     """(GB of the largest of some runs, seconds of all of them one after the other) on a device."""
-    return max(map(memory.estimate, specs)) / 1e9, sum(seconds(spec, device) for spec in specs)
+    took = sum(seconds(spec, device) for spec in specs) * slower(specs[0].precision, device)
+    return max(map(memory.estimate, specs)) / 1e9, took
 
 
 def obstacles(profile, specs, device):
-    """What keeps a profile from running here: a list of reasons, empty if nothing does."""
+    """What keeps a profile from running here: reasons in the order in which to mend them."""
     reasons = []
     try:
         memory.check(max(specs, key=memory.estimate), device)
@@ -50,17 +70,18 @@ def obstacles(profile, specs, device):
         reasons.append(str(error).removeprefix("memory: "))
     if profile.source == "paper":
         wanted = [hub.MODELS[s.model.name] for s in specs[:1] if s.model.name in hub.MODELS]
-        absent = [r for r in (*hub.DATASETS, *wanted) if hub.missing(r)]
-        names = ", ".join(r.name for r in absent)
-        if absent and hub.mirror():
-            reasons.append(f"the mirror does not have {names}, and is asked alone")
-        elif absent and hub_status() != "reachable":
-            absence = f"neither the mirror nor the cache has {names}"
-            reasons.append(f"{absence}, and the hub is {hub_status()}")
-        elif any(r.gated for r in absent) and not huggingface_hub.get_token():
-            reasons.append("its model is gated and there is no token (`hf auth login`)")
-        if sum(r.gigabytes for r in absent) > _free():
-            reasons.append(f"its files do not fit on the disk ({_free():.0f} GB free)")
+        groups = [[r for r in kind if hub.missing(r)] for kind in (hub.DATASETS, wanted)]
+        if sum(r.gigabytes for absent in groups for r in absent) > _free():
+            reasons.append(f"the files to fetch do not fit on the disk ({_free():.0f} GB free)")
+        for absent in filter(None, groups):
+            names = ", ".join(r.name for r in absent)
+            if hub.mirror():
+                reasons.append(f"the mirror does not have {names}, and is asked alone")
+            elif hub_status() != "reachable":
+                absence = f"neither the mirror nor the cache has {names}"
+                reasons.append(f"{absence}, and the hub is {hub_status()}")
+            elif any(r.gated for r in absent) and not huggingface_hub.get_token():
+                reasons.append("the model is gated and there is no token (`hf auth login`)")
     return reasons
 
 

@@ -14,7 +14,7 @@ import transformers
 from tqdm.auto import tqdm
 
 from ..checks import whole
-from . import inputs, machine, memory, profiles, records, run_queue, sequence
+from . import first_contact, inputs, machine, memory, profiles, records, run_queue, sequence
 
 _POLL = 0.5  # seconds until it is asked again whether another process is done
 _BAR = "{desc} |{bar:20}| {percentage:3.0f} %, {elapsed} gone, {remaining} left"
@@ -72,7 +72,8 @@ def reusable(spec, results=None, own=False, statuses=records.RESULTS, known=None
 
     own False: any of an equal spec, for looking at it. own: only one that this working copy has
     computed by this version of the numbers, from the very model and rows that are there now, by
-    their sha256. known: keeps these hashes from one call to the next.
+    their sha256; one that went on by `BASE_CHECK=0` only where that is given again. known: keeps
+    these hashes from one call to the next.
     FetchError if model or data are not there and cannot be had.
     """
     record = records.find(spec, results, sequence.VERSION if own else None, statuses)
@@ -83,7 +84,8 @@ def reusable(spec, results=None, own=False, statuses=records.RESULTS, known=None
     if shared not in known:
         known[shared] = inputs.digests(shared)
     model, read = known[shared]
-    same = all(read.get(name) == parts for name, parts in record.data.items())
+    same = first_contact.accepted(record)
+    same = same and all(read.get(name) == parts for name, parts in record.data.items())
     return record if same and record.model_sha256 == model else None
 
 
@@ -182,7 +184,7 @@ class Shown:
         self.bar.update(cost)
 
     def say(self, what):
-        said = f"{self.done} of {self.runs} runs done, {what}"
+        said = f"{self.done} of {self.runs} runs done, {what}{machine.busy()}"
         self.bar.set_description_str(said, refresh=False)
 
     def found(self, spec):

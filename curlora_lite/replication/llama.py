@@ -5,20 +5,15 @@ repetition of keys and values, bookkeeping for gradients that nobody asks for, a
 all that is not read. T tokens of all rows, L of the longest of B rows, D width, d of a head.
 """
 
-import functools
-
 import torch
 from torch.autograd import Function
-from transformers import LlamaModel
-
-
-def reader(backbone):
-    """The function that reads rows by this backbone (see `features`), or None if it is no Llama."""
-    return functools.partial(features, backbone) if isinstance(backbone, LlamaModel) else None
 
 
 def features(backbone, rows):
-    """What `training.features` reads at each row's last token: lists of ids -> fp32 (B, D)."""
+    """What `training.features` reads at each row's last token: lists of ids -> fp32 (B, D).
+
+    backbone: a `LlamaModel`; which runs are read so, `sequence.packs` says.
+    """
     device = backbone.embed_tokens.weight.device
     lengths = torch.tensor([len(row) for row in rows], device=device)
     positions = torch.cat([torch.arange(len(row), device=device) for row in rows])  # (T,)

@@ -47,9 +47,10 @@ def check(spec, device):
     has = torch.cuda.get_device_properties(0).total_memory if gpu else machine.installed_memory()
     if (needs := estimate(spec)) <= has:
         return
-    half, frugal = {"precision": "bf16"}, {"checkpointing": True}
-    options = {"PRECISION=bf16": half, "CHECKPOINTING=1": frugal}
-    options["PRECISION=bf16 CHECKPOINTING=1"] = half | frugal
+    half, options = {"precision": "bf16"}, {"CHECKPOINTING=1": {"checkpointing": True}}
+    if gpu or machine.fast_precision() == "bf16":  # elsewhere it would take days
+        options |= {"PRECISION=bf16": half}
+        options["PRECISION=bf16 CHECKPOINTING=1"] = half | options["CHECKPOINTING=1"]
     then = {name: estimate(dataclasses.replace(spec, **given)) for name, given in options.items()}
     fits = [f"{name} ({size / 1e9:.0f} GB)" for name, size in then.items() if size <= has]
     raise MemoryTooSmallError(

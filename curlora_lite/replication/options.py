@@ -21,23 +21,14 @@ def parser(description, runs):
     return whole
 
 
-def _integers(text):
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"got {text!r}, expected whole numbers with commas between, as in 8,16"
-        ) from None
-
-
 GRID, RUNS, ON = ("reproduce", "report"), ("reproduce", "audit"), {"action": "store_true"}
 # option: (the commands that have it, what argparse is told of it)
 OPTIONS = {
     "quick": (("reproduce", "audit", "report", "verify", "bench", "fetch"), ON),
     "tables": (("reproduce", "bench"), ON),
-    "ranks": (GRID, {"type": _integers}),
-    "seeds": ((*GRID, "audit"), {"type": _integers}),
-    "methods": (GRID, {"type": lambda text: text.split(",")}),
+    "ranks": (GRID, {}),
+    "seeds": ((*GRID, "audit"), {}),
+    "methods": (GRID, {}),
     "protocol": (GRID, {}),
     "precision": (GRID, {"choices": PRECISIONS}),
     "checkpointing": (GRID, ON),

@@ -176,9 +176,9 @@ def grid(
     chosen = profile_named(profile)
     known("table", table, chosen.tables)
     plan = chosen.tables[table]
-    ranks = _list("ranks", ranks, chosen.ranks)
-    seeds = _list("seeds", seeds, plan.seeds)
-    methods = _list("methods", methods, chosen.methods)
+    ranks = listed("ranks", ranks, chosen.ranks)
+    seeds = listed("seeds", seeds, plan.seeds)
+    methods = listed("methods", methods, chosen.methods)
     for method in methods:
         known("methods", method, METHODS)
     largest = LARGEST_RANK[plan.model.name]
@@ -234,9 +234,13 @@ def _rows_there_are(tasks, source, protocol, batch):
     return (*others, last)
 
 
-def _list(name, value, default):
+def listed(name, value, default):
+    """A list as it is typed, `8` or `8,16`, or as it is, each once; the default for None."""
     if value is None:
         return tuple(default)
-    if isinstance(value, str) or not isinstance(value, (list, tuple)) or not value:
+    if isinstance(value, (int, str)):
+        typed = [part.strip() for part in str(value).split(",")]
+        value = [int(v) if v.removeprefix("-").isdecimal() else v for v in typed]
+    if not isinstance(value, (list, tuple)) or not value:
         raise ValueError(f"{name}: got {value!r}, expected a list of one or more values")
     return tuple(v for i, v in enumerate(value) if v not in value[:i])

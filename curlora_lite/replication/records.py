@@ -69,7 +69,7 @@ def outputs(profile, results=None, **chosen):
     folder = Path(results or ROOT / "results") / profile
     named = []
     for name, value in chosen.items():
-        if value:
+        if value or type(value) is int:  # seed 0
             text = "-".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
             named.append(f"{name}-{re.sub(r'[^A-Za-z0-9-]+', '-', text)}")
     return folder / "selections" / "_".join(named) if named else folder

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 
@@ -103,11 +104,12 @@ def _sequence(spec, loaded, record, progress, checkpoint, keep):
         progress("perplexity")
         record.data["text"] = inputs.text_digest(spec)
         record.perplexity["initial"] = _base_perplexity(spec, loaded)
-        first_contact.check_perplexity(spec, loaded, record)
+    first_contact.check_perplexity(spec, loaded, record)
     if spec.method != "head-only":
         add_adapters(model, adapter_config(spec))
         record.trainable["adapter"] = count_trainable(model)
-    read = llama.reader(model.base_model) if record.provenance["rows"] == "packed" else None
+    packed = record.provenance["rows"] == "packed"
+    read = functools.partial(llama.features, model.base_model) if packed else None
     heads, scored = {}, {}  # task -> head; name of rows -> (their head, the rows)
     for i, task in enumerate(spec.tasks):
         train, beside = inputs.encoded(spec, task, loaded, record.data)

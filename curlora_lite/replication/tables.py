@@ -224,7 +224,7 @@ def command(target, profile, **chosen):
     own = {} if profile.removesuffix("-quick") == "embedded" else {"profile": profile}
     words = ["make", target]
     for name, value in (own | {"quick": profile.endswith("-quick")} | chosen).items():
-        if value:
+        if value or type(value) is int:  # seed 0
             values = value if isinstance(value, (list, tuple)) else [1 if value is True else value]
             words.append(f"{name.upper()}={','.join(map(str, values))}")
     return " ".join(words)

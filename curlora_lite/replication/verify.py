@@ -1,35 +1,36 @@
-"""Compute records again and compare every number: bit for bit, or within what was measured.
+"""Compute records again and compare: bit for bit on one machine, elsewhere what the tables state.
 
-Tolerances are for records of another place: `results/reliability/tolerances.py` measured them, on a
-few runs of each model, under conditions that stand for other machines. Two kinds: `rounding`, the
-same draws and sums in another order (threads, instructions, rows padded or packed); and `machine`,
-dropout drawn by another routine besides. What was not measured is not judged.
+Another processor adds up in another order, or has no bf16, or draws dropout otherwise, and training
+carries that on. So of another place the numbers of the tables are compared, and differ as far as
+the same runs did between kinds of processor (`results/reliability/tolerances.py`).
 """
 
 import dataclasses
 import hashlib
 import json
 import math
-import re
 import tempfile
 
 import pandas as pd
 
-from . import fetch, grids, machine, profiles, records
+from . import fetch, grids, machine, profiles, records, runs
 from .specs import RunSpec
 
 TOLERANCES = records.ROOT / "results" / "reliability" / "tolerances.json"
-# what a number of a record is, by the name of what it is in; all others have to come out exactly
-KINDS = {"accuracy": "accuracy", "answers": "answers", "losses": "loss", "norms": "norm"}
-KINDS |= {"perplexity": "perplexity", "tokens": "exact", "window": "exact", "check": "exact"}
-LATER = r"answers$|^data text"  # old records did not keep these
-RELATIVE = ("perplexity", "norm")
-LEFT_OUT = ("provenance", "sources", "version", "message")  # and times and memory:
-LEFT_OUT += ("seconds", "tokens_per_second", "peak_memory_mib", "scoring_seconds")
-LEFT_OUT += ("predicted",)  # counts the answers
+STATED = ("accuracy", "perplexity", "norm")  # of `runs.frame`; norm: the mean over projections
+LEAST = 0.01  # what two decimals do not show: of an accuracy, of a perplexity ratio
+PASSING = ("provenance", "sources", "version", "message")  # and times and memory:
+PASSING += ("seconds", "tokens_per_second", "peak_memory_mib", "scoring_seconds")
 # where all of these agree, and the version of the numbers, equal numbers are due
 PLACE = ("device", "platform", "python", "packages", "threads", "rows")
 HELD, BROKEN, UNJUDGED = "yes", "no", "not judged"
+MEANING = {
+    HELD: "equal, or as near as the same runs came to each other on several kinds of processor (in "
+    "brackets: twice the farthest of them); the tables are read as they stand.",
+    BROKEN: "a number of a table would be read differently. On the machine and versions of the "
+    "record any difference counts; elsewhere look at weights, data and versions first.",
+    UNJUDGED: "numbers differ, and these runs were not yet computed on a second kind of processor.",
+}
 
 
 def chosen(profile, keys=None, share=None, results=None):
@@ -64,14 +65,15 @@ def chosen(profile, keys=None, share=None, results=None):
 def verify(kept):
     """Compute the runs of these records again, in a folder that goes: a DataFrame, a record a row.
 
-    Columns: see `compare`.
+    In fp32 where this machine has no products in a record's bf16. Columns: see `compare`.
     """
     measured, rows = json.loads(TOLERANCES.read_text()), {}
-    by_threads = {}  # each with those that the record's run had: they decide the order of sums
-    for key, record in kept.items():
+    own = {} if machine.fast_precision() == "bf16" else {"precision": "fp32"}
+    by_threads = {}
+    for key, record in kept.items():  # threads decide the order of sums
         by_threads.setdefault(record.provenance["threads"], []).append(key)
     for threads, keys in by_threads.items():
-        specs, at = [RunSpec.from_dict(kept[key].spec) for key in keys], {}
+        specs, at = [RunSpec.from_dict(kept[key].spec | own) for key in keys], {}
         if machine.default_device() == "cpu":
             most = min(machine.cores() // threads, grids.default_workers(specs))
             at = {"workers": max(1, most), "threads": threads}
@@ -84,92 +86,72 @@ def verify(kept):
 def compare(record, again, measured):
     """A record beside the same run computed again: what is shown of it, by column.
 
-    `compared`: `bit for bit`, as is due where place and version agree with the record's; else the
-    kind of tolerances, of its model and precision (measured: what `TOLERANCES` holds), or `not
-    measured`. `numbers`: how many. `deviation`: the largest of each kind with its tolerance.
-    `holds`: `yes`, `no` or `not judged`. Other weights or data never hold.
+    `compared`: `bit for bit`, as is due where place, precision and version agree with the record's,
+    or `as tables state it`: the largest deviation of each of their measures, with what is allowed
+    (measured: what `TOLERANCES` holds), and beside them `answers`, the largest share of rows
+    answered otherwise. `holds`: `yes`, `no` or `not judged` (see `MEANING`). Other weights, rows or
+    settings never hold.
     """
-    old, new = plain(record), plain(again)
-    new = {name: n for name, n in new.items() if name in old or not re.search(LATER, name)}
-    off = deviations(old, new)
-    if not any(off.values()):
-        return _shown("bit for bit", old, {}, HELD)
-    model = f"{record.spec['model']['name']} {record.spec['precision']}"
-    mine, theirs = ([run.provenance.get(name) for name in PLACE] for run in (again, record))
-    if mine == theirs and again.version == record.version:
-        how, allowed = "bit for bit", dict.fromkeys(off, 0.0)
-    elif model not in measured:
-        how, allowed = "not measured", {"exact": 0.0}
-    else:
-        how = "rounding" if mine[0] == theirs[0] else "machine"
-        allowed = tolerances(measured[model][how], record)
-    largest = {kind: (by, allowed.get(kind)) for kind, by in off.items()}
-    held = UNJUDGED if any(by > 0 and most is None for by, most in largest.values()) else HELD
-    if any(most is not None and by > most for by, most in largest.values()):
-        held = BROKEN
-    return _shown(how, old, largest, held)
+    off, allowed = deviations(record, again), tolerances(measured, record)
+    how, held = "bit for bit", HELD if plain(record) == plain(again) else BROKEN
+    if held == BROKEN and _place(record) != _place(again):
+        how, beyond = "as tables state it", any(off[kind] > allowed[kind] for kind in allowed)
+        held = BROKEN if beyond or not same(record, again) else HELD if allowed else UNJUDGED
+    most = {kind: f" ({by:.2g})" for kind, by in allowed.items()}
+    shown = {kind: f"{by:.2g}{most.get(kind, '')}" for kind, by in off.items()}
+    return {"compared": how, **shown, "holds": held}
 
 
-def _shown(how, old, largest, held):
-    off = [
-        f"{kind} {by:.2g} ({'none' if most is None else f'{most:.2g}'})"
-        for kind, (by, most) in largest.items()
-    ]
-    said = ", ".join(off) or "none"
-    return {"compared": how, "numbers": len(old), "deviation": said, "holds": held}
-
-
-def tolerances(measured, record):
-    """kind of number -> largest deviation that is allowed; kinds not measured are not in it.
-
-    As measured, of one kind of place; accuracies and answers may always differ by one row of the
-    record's smallest evaluation.
-    """
-    row = 1 / min((s["n"] for stage in record.stages for s in stage["scores"].values()), default=1)
-    at_least = {kind: max(row, measured.get(kind, 0.0)) for kind in ("accuracy", "answers")}
-    return {**measured, **at_least, "exact": 0.0}
-
-
-def deviations(old, new):
-    """kind of number -> the largest deviation of `new` from `old` (see `plain`).
-
-    Accuracy and loss: absolute. Perplexity and norm: relative to the old one. Answers: the share of
-    rows that are answered otherwise. Exact: 0, or infinite. A number that one side lacks, or that
-    is not finite on one side, is infinitely far.
-    """
-    largest = {}
-    for name in old | new:
-        (kind, before), (other, now) = (side.get(name, (None, None)) for side in (old, new))
-        off = _distance(kind, before, now) if kind == other else math.inf
-        largest[kind or other] = max(largest.get(kind or other, 0.0), off)
-    return largest
-
-
-def _distance(kind, old, new):
-    if old == new:
-        return 0.0
-    if kind == "exact" or (kind == "answers" and len(old) != len(new)):
-        return math.inf
-    if kind == "answers":
-        return sum(a != b for a, b in zip(old, new, strict=True)) / len(old)
-    if kind in RELATIVE and old != 0:
-        old, new = 1.0, new / old
-    return abs(new - old) if math.isfinite(new - old) else math.inf
+def _place(record):
+    named = (record.provenance.get(name) for name in PLACE)
+    return [*named, record.version, record.spec["precision"]]
 
 
 def plain(record):
-    """All of a record that must come out again, name -> (kind, value); kinds: see `KINDS`."""
-    content = json.loads(json.dumps(dataclasses.asdict(record)))
-    return {"spec": ("exact", content.pop("spec")), **dict(_leaves(content, "", "exact"))}
+    """All of a record that must come out again on the same machine."""
+    text = json.dumps(dataclasses.asdict(record))
+    return json.loads(text, object_hook=lambda part: {k: part[k] for k in {*part} - {*PASSING}})
 
 
-def _leaves(part, name, kind):
-    if not isinstance(part, (dict, list)):
-        yield name, (kind, part)
-        return
-    for key, value in part.items() if isinstance(part, dict) else enumerate(part):
-        if key not in LEFT_OUT:
-            yield from _leaves(value, f"{name} {key}".lstrip(), KINDS.get(key, kind))
+def same(record, again):
+    """Whether both are of one spec, but for precision, of one model, and read the same."""
+    one, other = ({**run.spec, "precision": None} for run in (record, again))
+    read = all(again.data.get(name) == parts for name, parts in record.data.items())
+    ended = [(run.status, run.model_sha256) for run in (record, again)]
+    return one == other and read and ended[0] == ended[1]
+
+
+def tolerances(measured, record):
+    """Measure -> largest deviation allowed, of the record's model and method; {} if not measured.
+
+    At least what two decimals do not show, and of accuracies one row of the smallest evaluation.
+    """
+    known = measured.get(f"{record.spec['model']['name']} {record.spec['method']}", {})
+    row = 1 / min((s["n"] for stage in record.stages for s in stage["scores"].values()), default=1)
+    least = {"accuracy": max(row, LEAST)}
+    return {kind: max(known[kind], least.get(kind, LEAST)) for kind in STATED if kind in known}
+
+
+def deviations(record, again):
+    """Measure -> its largest deviation; `answers`: the largest share of rows answered otherwise.
+
+    Accuracy: absolute. Perplexity and norm: relative to the record's. A number that one side lacks,
+    or that is not finite on one side, is infinitely far. Old records did not keep answers.
+    """
+    old, new = (_stated(run) for run in (record, again))
+    both = old.join(new, how="outer", rsuffix=" again")
+    off = (both["value again"] - both.value).abs()
+    off = off.where(both.index.get_level_values("measure") == "accuracy", off / both.value.abs())
+    off = off.where(both["value again"] != both.value, 0.0).fillna(math.inf)
+    largest = off.groupby("measure").max()
+    answers = both[["answers", "answers again"]].dropna()
+    shares = [sum(map(str.__ne__, *pair)) / len(pair[0]) for pair in answers.to_numpy()]
+    return {kind: largest.get(kind, 0.0) for kind in STATED} | {"answers": max(shares, default=0.0)}
+
+
+def _stated(record):
+    rows = runs.tidy({"": record})
+    return rows[rows.measure.isin(STATED)].set_index(["measure", "stage", "task", "n"])
 
 
 def save(profile, found, folder=TOLERANCES.parent / "tables"):
@@ -177,7 +159,8 @@ def save(profile, found, folder=TOLERANCES.parent / "tables"):
     here = records.provenance(machine.default_device(), None)
     versions = ", ".join(f"{name} {version}" for name, version in here["packages"].items())
     note = f"Computed {here['date']} at commit {here['commit']} on {here['device']}; {versions}."
-    text = f"{found.to_markdown(index=False)}\n\n{note}\n"
+    meant = "\n".join(f"{held}: {MEANING[held]}  " for held in MEANING if held in set(found.holds))
+    text = f"{found.to_markdown(index=False)}\n\n{meant}\n{note}\n"
     for suffix, content in ((".md", text), (".csv", found.to_csv(index=False))):
         fetch.write(folder / f"verify_{profile.replace('-', '_')}{suffix}", content)
     return text

@@ -60,6 +60,7 @@ TESTS = {
     "grids.py": "test_reuse test_run test_checkpoints test_survival test_workers",
     "hub.py": "test_hub test_bad_input",
     "inputs.py": f"test_protocol test_reuse {RUN}",
+    "machine.py": "test_doctor test_memory test_survival",
     "models.py": "test_memory test_tables test_adapter_files",
     "paper.py": "test_run test_protocol test_tables",
     "profiles.py": "test_protocol test_run test_bad_input test_memory test_cluster test_tables",
@@ -379,6 +380,7 @@ of_replication(
     ("a record of other weights is reused", "return record if same and record.model_sha256 == model else None", "return record if same else None"),
     ("a record of other rows is reused", "return record if same and record.model_sha256 == model", "return record if record.model_sha256 == model"),
     ("anybody's record is one's own", "sequence.VERSION if own else None", "None"),
+    ("a record of another base is reused", "same = first_contact.accepted(record)", "same = True"),
     ("checkpoints stay", "kept(spec).unlink(missing_ok=True)", "pass"),
 )
 of_replication(
@@ -513,15 +515,24 @@ of_replication(
     ("LoRA for CURLoRA", '"curlora": f"CURLoRA-{rank}", "lora": f"LoRA-{rank}"', '"curlora": f"LoRA-{rank}", "lora": f"CURLoRA-{rank}"'),
 )
 of_replication(
+    "machine",
+    ("bf16 where its instructions may not be used", "if re.fullmatch(WITHOUT_BF16", "if False and re.fullmatch(WITHOUT_BF16"),
+    ("busy while nobody else computes", "if load > there + 1 else", "if load > there else"),
+)
+of_replication(
     "verify",
-    ("other weights are equal", 'LEFT_OUT = ("provenance", ', 'LEFT_OUT = ("provenance", "model_sha256", '),
-    ("other data are equal", 'LEFT_OUT = ("provenance", ', 'LEFT_OUT = ("provenance", "data", '),
-    ("twice what was measured", "most is not None and by > most for", "most is not None and by > 2 * most for"),
-    ("norms absolute", 'RELATIVE = ("perplexity", "norm")', 'RELATIVE = ("perplexity",)'),
+    ("other weights are equal", 'PASSING = ("provenance", ', 'PASSING = ("provenance", "model_sha256", '),
+    ("other data are equal", 'PASSING = ("provenance", ', 'PASSING = ("provenance", "data", '),
+    ("twice what was measured", "off[kind] > allowed[kind] for", "off[kind] > 2 * allowed[kind] for"),
+    ("norms absolute", '("measure") == "accuracy", off', '("measure") != "perplexity", off'),
     ("any number of threads", '"packages", "threads", "rows")', '"packages", "rows")'),
-    ("shares of other answers", "strict=True)) / len(old)", "strict=True)) / (2 * len(old))"),
-    ("the smallest deviation", "max(largest.get(kind or other, 0.0), off)", "min(largest.get(kind or other, off), off)"),
-    ("what one side lacks is near", "if kind == other else math.inf", "if kind == other else 0.0"),
+    ("shares of other answers", "/ len(pair[0])", "/ (2 * len(pair[0]))"),
+    ("the smallest deviation", 'off.groupby("measure").max()', 'off.groupby("measure").min()'),
+    ("what one side lacks is near", "fillna(math.inf)", "fillna(0.0)"),
+    ("other weights elsewhere", "[(run.status, run.model_sha256)", "[(run.status,)"),
+    ("other rows elsewhere", "return one == other and read and", "return one == other and"),
+    ("another run elsewhere", "return one == other and read and", "return read and"),
+    ("computed slowly in bf16", 'if machine.fast_precision() == "bf16" else {"precision": "fp32"}', 'if True else {"precision": "fp32"}'),
 )
 of(
     "notebooks/table1_mistral.ipynb",
@@ -603,6 +614,6 @@ of(
 )
 of_replication(
     "first_contact",
-    ("any perplexity before training", 'if check != "met" and', "if False and"),
+    ("any perplexity before training", "if not accepted(record):", "if False:"),
     ("any ids", "if (found := tokenizer(text)[\"input_ids\"]) != ids:", "if (found := []) != []:"),
 )
