@@ -8,7 +8,7 @@ import pandas as pd
 from .. import metrics
 from ..adapters import add_adapters, count_trainable, remove_adapters
 from ..configs import CURLoRAConfig, LoRAConfig
-from . import fetch, models, paper, runs
+from . import fetch, models, paper, records, runs
 from .specs import BESIDE as BASELINES
 from .specs import METHODS, method_label
 
@@ -196,8 +196,9 @@ def notes(frame, table, again):
     seeds = rows.seed.sort_values().astype(str).unique()
     many = "mean ± sample standard deviation over seeds" if len(seeds) > 1 else "seed"
     how = f"{first.precision}, protocol {first.protocol}; {many} {', '.join(seeds)}"
-    devices, commits = rows.device.astype(str).unique(), rows.commit.astype(str).str[:10].unique()
+    devices, commits = rows.device.astype(str).unique(), rows.commit.map(records.short).unique()
     where = f"{', '.join(devices)} at commit {', '.join(commits)}"
+    where = where.replace("commit release", "release")
     return [f"{what}, on {data}; {how}.", f"Computed on {where}. Again: `{again}`"]
 
 
@@ -231,8 +232,7 @@ def save(table, stem, caption, notes=()):
     said, csv = markdown(table, caption, notes), table.to_csv(lineterminator="\n")
     texts = {".md": said, ".csv": csv, ".tex": latex(table, caption, notes)}
     for suffix, text in texts.items():
-        with fetch.aside(Path(f"{stem}{suffix}")) as part:
-            part.write_text(text)
+        fetch.write(Path(f"{stem}{suffix}"), text)
     return said
 
 

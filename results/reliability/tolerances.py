@@ -91,9 +91,9 @@ def main():
             print(f"computed: {condition}, {precision}", flush=True)
     found, each = measured(folder)
     with fetch.aside(verify.TOLERANCES) as part:
-        part.write_text(json.dumps(found, indent=1) + "\n")
+        part.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     with fetch.aside(verify.TOLERANCES.parent / "tables" / "tolerances.md") as part:
-        part.write_text(each.to_markdown(index=False, floatfmt=".2g") + "\n")
+        part.write_text(each.to_markdown(index=False, floatfmt=".2g") + "\n", "utf-8")
 
 
 if __name__ == "__main__":
