@@ -91,22 +91,30 @@ def one_cell_book(path, source):
 def test_execution_passes_parameters_and_is_repeated_where_anything_shown_has_changed(
     tmp_path, monkeypatch
 ):
-    """A parameter, or a record of its profile; or where it is asked for, as what a notebook writes
-    may have been deleted."""
+    """A parameter, a record of its profile, the package; or where what it wrote was deleted."""
     monkeypatch.setattr(records, "runs_folder", lambda profile: tmp_path / profile)
-    source, target = one_cell_book(tmp_path / "in.ipynb", "print(x + 1)"), tmp_path / "out.ipynb"
+    figure, target = tmp_path / "figures" / "a.png", tmp_path / "notebooks" / "out.ipynb"
+    figure.parent.mkdir()
+    writes = f"import pathlib; pathlib.Path({str(figure)!r}).touch()\nprint(x + 1)"
+    source = one_cell_book(tmp_path / "in.ipynb", writes)
 
     def executed(x, **how):
         given = {"x": x, "ranks": [8], "profile": "embedded"}
         return notebooks.execute("in", given, target, source=source, **how)
 
-    assert executed(41) and nbformat.read(target, 4).cells[-1].outputs[0].text == "42\n"
+    assert executed(41) == "there was no out.ipynb"
+    assert nbformat.read(target, 4).cells[-1].outputs[0].text == "42\n"
     assert not executed(41) and executed(41, anew=True)
     for profile, due in (("embedded", True), ("smollm2", False)):
         (tmp_path / profile).mkdir()
         (tmp_path / profile / "run.json").write_text("{}")
-        assert executed(41) == due and not executed(41)
-    assert executed(5)
+        assert bool(executed(41)) == due and not executed(41)
+    figure.unlink()
+    assert executed(41) == "there was no figures/a.png" and figure.exists() and not executed(41)
+    target.write_text("{", "utf-8")
+    assert executed(41) == "out.ipynb was damaged" and executed(5)
+    monkeypatch.setattr(records, "code_sha256", lambda: "another")
+    assert executed(5) == "what it shows has changed"
 
 
 def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
@@ -120,20 +128,10 @@ def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
     found = f"import sys; assert sys.executable == {sys.executable!r}"
     source = one_cell_book(tmp_path / "in.ipynb", found)
     assert notebooks.execute("in", {}, tmp_path / "out.ipynb", source=source)
-
-
-@pytest.mark.parametrize("changed", ["curlora_lite/layers.py", "curlora_lite/replication/runs.py"])
-def test_execution_is_repeated_when_the_package_changes(changed, tmp_path, monkeypatch):
-    """The library and what only the replication needs: both are shown."""
-    for name in ("curlora_lite/layers.py", "curlora_lite/replication/runs.py"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("before")
-    monkeypatch.setattr(records, "ROOT", tmp_path)
-    source = one_cell_book(tmp_path / "in.ipynb", "print(x)")
-    before = notebooks._inputs(source, {}, "embedded")
-    assert notebooks._inputs(source, {}, "embedded") == before
-    (tmp_path / changed).write_text("after")
-    assert notebooks._inputs(source, {}, "embedded") != before
+    notebooks.check()
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", "/proc/nobody")
+    with pytest.raises(ValueError, match="notebooks: none can be executed here .*nobody"):
+        notebooks.check()
 
 
 def test_a_notebook_that_fails_leaves_nothing(tmp_path):
