@@ -148,7 +148,7 @@ doctor: $(READY) ## what this machine has, and which profiles it can run
 	@$(ASK) doctor
 
 notebook: $(READY) ## open the notebooks in JupyterLab
-	@$(RUN) notebook
+	@JUPYTER_PATH= JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -c 'from curlora_lite.replication import environment; environment.settle(); from jupyterlab.labapp import main; main(["--notebook-dir=.", "notebooks"])'
 
 report: reproduce ## one HTML page of the executed notebooks
 	@$(RUN) report $(OPTIONS)

@@ -102,7 +102,7 @@ def test_execution_passes_parameters_and_is_repeated_where_anything_shown_has_ch
         given = {"x": x, "ranks": [8], "profile": "embedded"}
         return notebooks.execute("in", given, target, source=source, **how)
 
-    assert executed(41) == "there was no out.ipynb"
+    assert executed(41) == "there was no whole out.ipynb"
     assert nbformat.read(target, 4).cells[-1].outputs[0].text == "42\n"
     assert not executed(41) and executed(41, anew=True)
     for profile, due in (("embedded", True), ("smollm2", False)):
@@ -112,7 +112,7 @@ def test_execution_passes_parameters_and_is_repeated_where_anything_shown_has_ch
     figure.unlink()
     assert executed(41) == "there was no figures/a.png" and figure.exists() and not executed(41)
     target.write_text("{", "utf-8")
-    assert executed(41) == "out.ipynb was damaged" and executed(5)
+    assert executed(41) == "there was no whole out.ipynb" and executed(5)
     monkeypatch.setattr(records, "code_sha256", lambda: "another")
     assert executed(5) == "what it shows has changed"
 

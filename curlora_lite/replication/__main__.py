@@ -24,8 +24,8 @@ def main(arguments=None):
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except Exception as error:  # what a run or a notebook that fails raises
-        if type(error).__name__ not in ("RunFailedError", "PapermillExecutionError"):
+    except Exception as error:  # what a run, a notebook or its kernel that fails raises
+        if type(error).__name__ not in FAILURES:
             raise
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -93,8 +93,7 @@ def _computed(specs, options, folder):
     from . import fetch as files
 
     submit, start, hashes = _submission(options), time.perf_counter(), {}
-    for name in ("tables", "figures", "notebooks"):
-        files.need(folder / name)
+    files.need(folder)
     fetch(options)
     missing = [spec for spec in specs if grids.reusable(spec, own=True, known=hashes) is None]
     if missing:
@@ -176,13 +175,6 @@ def bench(options):
     _execute(["benchmark"], given, folder, anew=True)
 
 
-def notebook(_):
-    """Open the notebooks in JupyterLab."""
-    at, there = f"--notebook-dir={records.ROOT}", str(records.ROOT / "notebooks")
-    os.environ |= {"JUPYTER_PATH": "", "JUPYTER_PREFER_ENV_PATH": "1"}  # this interpreter's kernel
-    os.execv(sys.executable, [sys.executable, "-m", "jupyter", "lab", at, there])
-
-
 def report(options):
     """One HTML page of the executed notebooks, figures inside."""
     profile, chosen = _profile(options), _chosen(options)
@@ -212,7 +204,8 @@ def readme(_):
         pages.fill(path)
 
 
-COMMANDS = (reproduce, audit, fetch, doctor, notebook, report, readme, bench, verify)
+FAILURES = ("RunFailedError", "PapermillExecutionError", "CellExecutionError", "DeadKernelError")
+COMMANDS = (reproduce, audit, fetch, doctor, report, readme, bench, verify)
 
 if __name__ == "__main__":  # worker processes import this file too
     sys.exit(main())

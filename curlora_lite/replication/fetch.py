@@ -88,31 +88,25 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, 
 
 
 @contextlib.contextmanager
-def writing(target):
+def writing(target, refused=_NO_ROOM):
     """CannotWriteError, naming the folder of `target`, for what says so of a disk within it."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in refused:
             raise
-        raise _refused(target.parent, error) from error
+        raise CannotWriteError(
+            f"{target.parent}: cannot be written ({os.strerror(error.errno)}). What was there is "
+            "as it was: make room, get the right to write or name another folder (RESULTS=DIR, "
+            "CURLORA_CACHE=DIR), then run the same command again"
+        ) from error
 
 
 def need(folder):
     """Make a folder, and a file in it that goes again; CannotWriteError where that cannot be."""
-    try:
+    with writing(folder / "a file", errno.errorcode):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise _refused(folder, error) from error
-
-
-def _refused(folder, error):
-    return CannotWriteError(
-        f"{folder}: cannot be written ({os.strerror(error.errno)}). What was there is as it "
-        "was: make room, get the right to write or name another folder (RESULTS=DIR, "
-        "CURLORA_CACHE=DIR), then run the same command again"
-    )
 
 
 def alone(target):

@@ -4,6 +4,8 @@ import hashlib
 import json
 import sys
 
+import nbformat
+
 from . import fetch, records
 
 TABLES = {"table1": "table1_mistral", "table2": "table2_gpt2"}
@@ -36,7 +38,6 @@ def execute(name, parameters, target, anew=False, source=None):
     Returns why it was executed, or nothing if it was not. The executed copy appears only when all
     cells have run; it knows which tables and figures they wrote, and is due again without these.
     """
-    import nbformat
     import papermill
 
     source = source or records.ROOT / "notebooks" / f"{name}.ipynb"
@@ -57,49 +58,36 @@ def execute(name, parameters, target, anew=False, source=None):
         papermill.execute_notebook(str(source), str(part), parameters=passed, **how)
         book = nbformat.read(part, 4)
         _tidy(book, inputs)
-        wrote = _written(target).items() - before.items()
-        book.metadata["outputs"] = sorted(name for name, _ in wrote)
+        book.metadata["outputs"] = sorted(name for name, _ in _written(target) - before)
         nbformat.write(book, part)
     return why
 
 
 def _due(target, inputs):
     """Why a notebook is to be executed; None where its copy is of these inputs, with all it wrote."""
-    import nbformat
-
-    if not target.exists():
-        return f"there was no {target.name}"
     try:
         made = nbformat.read(target, 4).metadata
-    except (ValueError, AttributeError):
-        return f"{target.name} was damaged"
-    if made.get("inputs") != inputs:
+        gone = [name for name in made["outputs"] if not (target.parents[1] / name).exists()]
+    except (OSError, ValueError, KeyError, AttributeError):
+        return f"there was no whole {target.name}"
+    if made["inputs"] != inputs:
         return "what it shows has changed"
-    gone = [name for name in made.get("outputs", ()) if not (target.parents[1] / name).exists()]
     return f"there was no {', '.join(gone)}" if gone else None
 
 
 def _written(target):
-    """The tables and figures beside the folder of an executed notebook: name -> when written."""
+    """(name, when written) of the tables and figures beside the folder of an executed notebook."""
     folder = target.parents[1]
     there = (*folder.glob("tables/[!.]*"), *folder.glob("figures/[!.]*"))
-    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in there}
+    return {(path.relative_to(folder).as_posix(), path.stat().st_mtime_ns) for path in there}
 
 
 def check():
-    """ValueError unless a notebook can be executed here: known before the runs, not after them."""
+    """Start and end a kernel: what keeps one from it is known before the runs, not after them."""
     import nbclient
-    import nbformat
 
-    cell = "import sys, curlora_lite.replication.figures\n"
-    cell += f"assert sys.executable == {sys.executable!r}, sys.executable"
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
-    place = {"metadata": {"path": str(records.ROOT)}}
-    try:
-        nbclient.NotebookClient(book, resources=place, **_kernel()).execute()
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}".strip().splitlines()[-1]
-        raise ValueError(f"notebooks: none can be executed here ({said})") from error
+    cell = nbformat.v4.new_code_cell(f"import sys\nassert sys.executable == {sys.executable!r}")
+    nbclient.execute(nbformat.v4.new_notebook(cells=[cell]), **_kernel())
 
 
 def _kernel():
@@ -143,7 +131,6 @@ def one_page(paths, target):
 
     CannotWriteError where the folder of `target` is full or read-only.
     """
-    import nbformat
     from nbconvert import HTMLExporter
 
     books = [nbformat.read(path, 4) for path in paths]

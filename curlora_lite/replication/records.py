@@ -74,11 +74,8 @@ def outputs(profile, results=None, **chosen):
     folder of its own below `selections`, so that it does not replace the profile's tables.
     """
     folder = results_folder(results) / profile
-    named = []
-    for name, value in chosen.items():
-        if value:
-            text = "-".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-            named.append(f"{name}-{re.sub(r'[^A-Za-z0-9-]+', '-', text)}")
+    given = {name: value for name, value in chosen.items() if value}
+    named = [f"{n}-{re.sub('[^A-Za-z0-9-]+', '-', str(v)).strip('-')}" for n, v in given.items()]
     return folder / "selections" / "_".join(named) if named else folder
 
 
@@ -153,18 +150,12 @@ def workspace():
 
 def provenance(device, rows):
     """Versions, machine and commit, as plain data; rows: `packed` or `padded` in training."""
-    return {
-        "workspace": workspace(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "python": platform.python_version(),
-        "packages": packages(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name() if device == "cuda" else machine.cpu_name(),
-        "rows": rows,
-        "threads": torch.get_num_threads(),
-        "cores": machine.cores(),
-        **commit(),
-    }
+    here = {"workspace": workspace(), "date": datetime.now(UTC).strftime("%Y-%m-%d")}
+    here |= {"python": platform.python_version(), "packages": packages()}
+    here |= {"platform": f"{platform.system()} {platform.machine()}"}
+    here |= {"device": torch.cuda.get_device_name() if device == "cuda" else machine.cpu_name()}
+    here |= {"rows": rows, "threads": torch.get_num_threads(), "cores": machine.cores()}
+    return here | commit()
 
 
 def packages():
