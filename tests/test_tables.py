@@ -9,7 +9,7 @@ import subprocess
 
 import pandas as pd
 import pytest
-from made_records import committed_records, record, two_seeds
+from made_records import record, two_seeds
 
 from curlora_lite.replication import paper, profiles, runs, tables, verdict
 
@@ -143,6 +143,8 @@ def test_notes_say_where_the_numbers_come_from(frame):
         "published; mean ± sample standard deviation over seeds 0, 1."
     )
     assert where == "Computed on a machine at commit 0123456789. Again: `make again`"
+    _, where = tables.notes(frame.assign(commit="release 0.2.0, code 5"), "table1", "x")
+    assert where == "Computed on a machine at release 0.2.0, code 5. Again: `x`"
     own = profiles.grid("mistral-7b", "table1", methods=["head-only"])
     what, _ = tables.notes(runs.of_grid([record(own[0], [], ())]), "table1", "")
     assert what == "Mistral-7B-v0.3, on the paper's data; fp32, protocol published; seed 0."
@@ -255,18 +257,11 @@ def test_numbers(value, text):
 
 def test_parameter_counts_by_the_formula():
     """LoRA r (in + out) and CURLoRA r^2 a projection; the paper's where it gives any."""
-    shapes = {
-        "table1": 32 * [(4096, 4096), (4096, 1024), (4096, 1024)],
-        "table2": 36 * [(1280, 3840)],
-    }
-    published = {
-        ("table1", "All weights"): "7,248,023,552",
-        ("table1", "LoRA-16"): "9,437,184",
-        ("table1", "CURLoRA-16"): "24,576",
-        ("table2", "LoRA-8"): "1,474,560",
-        ("table2", "CURLoRA-8"): "2,304",
-        ("table2", "CURLoRA-24"): "20,736",
-    }
+    shapes = {"table1": 32 * [(4096, 4096), (4096, 1024), (4096, 1024)]}
+    shapes |= {"table2": 36 * [(1280, 3840)]}
+    published = {("table1", "All weights"): "7,248,023,552", ("table1", "LoRA-16"): "9,437,184"}
+    published |= {("table1", "CURLoRA-16"): "24,576", ("table2", "LoRA-8"): "1,474,560"}
+    published |= {("table2", "CURLoRA-8"): "2,304", ("table2", "CURLoRA-24"): "20,736"}
     for name, projections in shapes.items():
         table = tables.parameters(name)
         for r in (8, 16, 24):
@@ -277,12 +272,3 @@ def test_parameter_counts_by_the_formula():
             assert row.Published == published.get((name, label), "")
             assert row.Published in ("", row.Counted)
 
-
-@pytest.mark.parametrize(
-    ("profile", "table"), [("smollm2", "table1"), ("embedded", "table1"), ("embedded", "table2")]
-)
-def test_committed_tables_come_from_the_committed_records(committed, profile, table):
-    frame = runs.of_grid(committed_records(committed, profile, table))
-    folder = committed / profile / "tables"
-    for name, made in ((table, tables.results), (f"{table}_summary", tables.summary)):
-        assert (folder / f"{name}.csv").read_text() == made(frame, table).to_csv(), name
