@@ -66,7 +66,7 @@ def verify(kept):
 
     Columns: see `compare`.
     """
-    measured, rows = json.loads(TOLERANCES.read_text()), {}
+    measured, rows = json.loads(TOLERANCES.read_text("utf-8")), {}
     by_threads = {}  # each with those that the record's run had: they decide the order of sums
     for key, record in kept.items():
         by_threads.setdefault(record.provenance["threads"], []).append(key)
