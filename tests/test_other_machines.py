@@ -17,18 +17,19 @@ from curlora_lite import __version__
 from curlora_lite.replication import __main__, environment, fetch, pages, records
 
 A_COMMAND = """
-from curlora_lite.replication import environment, figures, grids, notebooks, records
+from curlora_lite.replication import environment, notebooks
 environment.settle()
-import small_runs
+import matplotlib, small_runs
+from curlora_lite.replication import grids
+matplotlib.get_cachedir()
 small_runs.stand_in(setattr)
 grids.run_grid(small_runs.small_grid(methods=["head-only"]), workers=1)
-figures.save(figures.new()[0], records.results_folder() / "figure")
 notebooks.check()
 """
 
 
 def test_nothing_needs_a_home(tmp_path):
-    """As after `docker run --user`: a run, a figure and a kernel, between folders named by half."""
+    """As after `docker run --user`: a run, matplotlib and a kernel, from another folder."""
     (tmp_path / "home").touch()
     (tmp_path / "here").mkdir()
     given = {name: value for name, value in os.environ.items() if name not in environment.FOLDERS}
@@ -38,7 +39,7 @@ def test_nothing_needs_a_home(tmp_path):
     done = subprocess.run([sys.executable, "-c", A_COMMAND], **options)
     assert done.returncode == 0 and b"temporary" not in done.stderr, done.stderr.decode()
     assert sorted(os.listdir(tmp_path / "here")) == ["a cache", "out"]
-    assert (tmp_path / "here" / "out" / "figure.pdf").exists()
+    assert list((tmp_path / "here" / "out").glob("embedded/runs/*.json"))
 
 
 def test_a_place_that_the_user_names_is_kept_where_it_can_be_written(monkeypatch, tmp_path):
@@ -119,7 +120,7 @@ def test_a_page_whose_table_is_gone_stays_as_it_is(monkeypatch, tmp_path):
 
 
 def test_every_text_is_utf_8_whatever_the_locale():
-    """The package, notebooks and scripts say so in the line that reads, writes or asks a command."""
+    """Package, notebooks and scripts say so in the line that reads, writes or asks a command."""
     patterns = "curlora_lite/**/*.py", ".ci/*.py", "notebooks/*.ipynb", "results/*/*.py"
     found = [path for pattern in patterns for path in size.ROOT.glob(pattern)]
     lines = [(path.name, line) for path in found for line in path.read_text("utf-8").splitlines()]
@@ -142,7 +143,7 @@ def test_make_takes_paths_with_spaces(tmp_path):
     place.mkdir()
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(records.ROOT / name, place)
-    command = ["make", "-ns", "-C", place, "reproduce", "MIRROR=../a mirror", "RESULTS=/its results"]
-    done = subprocess.run(command, capture_output=True, check=True, encoding="utf-8")
+    words = ["-ns", "-C", place, "reproduce", "MIRROR=../a mirror", "RESULTS=/its results"]
+    done = subprocess.run(["make", *words], capture_output=True, check=True, encoding="utf-8")
     given = {f"CURLORA_MIRROR={place}/../a mirror", "CURLORA_RESULTS=/its results", "embedded"}
     assert given < set(shlex.split(done.stdout.splitlines()[-1]))

@@ -103,4 +103,3 @@ def test_a_damaged_record_is_named(tmp_path):
     (folder / "half.json").write_text('{"spec": ')
     with pytest.raises(ValueError, match="half.json"):
         runs.frame("smollm2", tmp_path)
-

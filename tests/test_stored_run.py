@@ -157,7 +157,8 @@ def test_no_number_has_changed_under_the_same_version(monkeypatch):
 
 def rounded(value):
     """Floats with so many digits as are kept."""
-    return json.loads(json.dumps(value), parse_float=lambda text: float(f"{float(text):.{DIGITS}g}"))
+    few = lambda text: float(f"{float(text):.{DIGITS}g}")  # noqa: E731
+    return json.loads(json.dumps(value), parse_float=few)
 
 
 def written(value, depth=0):

@@ -271,4 +271,3 @@ def test_parameter_counts_by_the_formula():
         for label, row in table.iterrows():
             assert row.Published == published.get((name, label), "")
             assert row.Published in ("", row.Counted)
-

@@ -64,7 +64,7 @@ def execute(name, parameters, target, anew=False, source=None):
 
 
 def _due(target, inputs):
-    """Why a notebook is to be executed; None where its copy is of these inputs, with all it wrote."""
+    """Why a notebook is to be executed; None where its copy is of these inputs and whole."""
     try:
         made = nbformat.read(target, 4).metadata
         gone = [name for name in made["outputs"] if not (target.parents[1] / name).exists()]

@@ -58,7 +58,7 @@ class RunRecord:
 
 
 def results_folder(given=None):
-    """The checkout's `results`, unless a caller or `RESULTS=DIR` (`$CURLORA_RESULTS`) names another."""
+    """The checkout's `results`, or the folder that a caller or `RESULTS=DIR` names."""
     return Path(given or os.environ.get("CURLORA_RESULTS") or ROOT / "results")
 
 
