@@ -93,7 +93,8 @@ def _computed(specs, options, folder):
     from . import fetch as files
 
     submit, start, hashes = _submission(options), time.perf_counter(), {}
-    files.need(folder)
+    for name in ("tables", "figures", "notebooks"):
+        files.need(folder / name)
     fetch(options)
     missing = [spec for spec in specs if grids.reusable(spec, own=True, known=hashes) is None]
     if missing:
@@ -204,7 +205,7 @@ def readme(_):
         pages.fill(path)
 
 
-FAILURES = ("RunFailedError", "PapermillExecutionError", "CellExecutionError", "DeadKernelError")
+FAILURES = ("RunFailedError", "PapermillExecutionError", "CellExecutionError", "RuntimeError")
 COMMANDS = (reproduce, audit, fetch, doctor, report, readme, bench, verify)
 
 if __name__ == "__main__":  # worker processes import this file too
