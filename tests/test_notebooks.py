@@ -1,6 +1,7 @@
 """The notebooks as they stand in git, how they are executed, and, slow, what they say."""
 
 import ast
+import atexit
 import json
 import sys
 from pathlib import Path
@@ -87,7 +88,7 @@ def one_cell_book(path, source):
 
 
 def test_execution_is_repeated_where_anything_shown_has_changed(tmp_path, monkeypatch):
-    """A parameter (it is passed on), a record of its profile, the package; what it wrote is gone."""
+    """A parameter (it is passed), a record of its profile, the package; what it wrote is gone."""
     monkeypatch.setattr(records, "runs_folder", lambda profile: tmp_path / profile)
     figure, target = tmp_path / "figures" / "a.png", tmp_path / "notebooks" / "out.ipynb"
     figure.parent.mkdir()
@@ -125,6 +126,7 @@ def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
     source = one_cell_book(tmp_path / "in.ipynb", found)
     assert notebooks.execute("in", {}, tmp_path / "out.ipynb", source=source)
     notebooks.check()
+    monkeypatch.setattr(atexit, "register", print)  # of what was not started
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="Kernel died"):
         notebooks.check()

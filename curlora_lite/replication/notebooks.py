@@ -67,11 +67,11 @@ def _due(target, inputs):
     """Why a notebook is to be executed; None where its copy is of these inputs and whole."""
     try:
         made = nbformat.read(target, 4).metadata
+        if made["inputs"] != inputs:
+            return "what it shows has changed"
         gone = [name for name in made["outputs"] if not (target.parents[1] / name).exists()]
     except (OSError, ValueError, KeyError, AttributeError):
         return f"there was no whole {target.name}"
-    if made["inputs"] != inputs:
-        return "what it shows has changed"
     return f"there was no {', '.join(gone)}" if gone else None
 
 
