@@ -10,7 +10,7 @@ import nbformat
 import papermill
 import pytest
 
-from curlora_lite.replication import conclusions, notebooks, records
+from curlora_lite.replication import conclusions, fetch, notebooks, records
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 BOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -91,7 +91,7 @@ def test_execution_is_repeated_where_anything_shown_has_changed(tmp_path, monkey
     """A parameter (it is passed), a record of its profile, the package; what it wrote is gone."""
     monkeypatch.setattr(records, "runs_folder", lambda profile: tmp_path / profile)
     figure, target = tmp_path / "figures" / "a.png", tmp_path / "notebooks" / "out.ipynb"
-    figure.parent.mkdir()
+    fetch.write(other := figure.with_name("of another.png"), "")
     writes = f"import pathlib; pathlib.Path({str(figure)!r}).touch()\nprint(x + 1)"
     source = one_cell_book(tmp_path / "in.ipynb", writes)
 
@@ -101,13 +101,14 @@ def test_execution_is_repeated_where_anything_shown_has_changed(tmp_path, monkey
 
     assert executed(41) == "there was no whole out.ipynb"
     assert nbformat.read(target, 4).cells[-1].outputs[0].text == "42\n"
+    figure.unlink()
+    other.unlink()
+    assert executed(41) == "there was no figures/a.png" and figure.exists()
     assert not executed(41) and executed(41, anew=True)
     for profile, due in (("embedded", True), ("smollm2", False)):
         (tmp_path / profile).mkdir()
         (tmp_path / profile / "run.json").write_text("{}")
         assert bool(executed(41)) == due and not executed(41)
-    figure.unlink()
-    assert executed(41) == "there was no figures/a.png" and figure.exists() and not executed(41)
     target.write_text("{", "utf-8")
     assert executed(41) == "there was no whole out.ipynb" and executed(5)
     monkeypatch.setattr(records, "code_sha256", lambda: "another")

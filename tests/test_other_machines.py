@@ -21,8 +21,7 @@ from curlora_lite.replication import environment, notebooks
 environment.settle()
 import matplotlib, small_runs
 from curlora_lite.replication import grids
-matplotlib.get_cachedir()
-small_runs.stand_in(setattr)
+matplotlib.get_cachedir(), small_runs.stand_in(setattr)
 grids.run_grid(small_runs.small_grid(methods=["head-only"]), workers=1)
 notebooks.check()
 """
@@ -30,16 +29,14 @@ notebooks.check()
 
 def test_nothing_needs_a_home(tmp_path):
     """As after `docker run --user`: a run, matplotlib and a kernel, from another folder."""
-    (tmp_path / "home").touch()
-    (tmp_path / "here").mkdir()
     given = {name: value for name, value in os.environ.items() if name not in environment.FOLDERS}
     given["PYTHONPATH"] = os.pathsep.join(map(str, (records.ROOT, Path(__file__).parent)))
-    given |= {"CURLORA_CACHE": "a cache", "CURLORA_RESULTS": "out", "HOME": f"{tmp_path}/home"}
-    options = {"env": given, "cwd": tmp_path / "here", "capture_output": True}
-    done = subprocess.run([sys.executable, "-c", A_COMMAND], **options)
+    given |= {"CURLORA_CACHE": "a cache", "CURLORA_RESULTS": "out", "HOME": "/proc/nobody"}
+    command = [sys.executable, "-c", A_COMMAND]
+    done = subprocess.run(command, env=given, cwd=tmp_path, capture_output=True)
     assert done.returncode == 0 and b"temporary" not in done.stderr, done.stderr.decode()
-    assert sorted(os.listdir(tmp_path / "here")) == ["a cache", "out"]
-    assert list((tmp_path / "here" / "out").glob("embedded/runs/*.json"))
+    assert sorted(os.listdir(tmp_path)) == ["a cache", "out"]
+    assert list(tmp_path.glob("out/embedded/runs/*.json"))
 
 
 def test_a_place_that_the_user_names_is_kept_where_it_can_be_written(monkeypatch, tmp_path):
@@ -128,10 +125,10 @@ def test_every_text_is_utf_8_whatever_the_locale():
 
 
 def test_a_terminal_that_lacks_a_letter_gets_another(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written := io.BytesIO(), encoding="ascii"))
+    screen = io.TextIOWrapper(written := io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr(sys, "stdout", screen)
     with pytest.raises(SystemExit):
         __main__.main(["--help"])
-    sys.stdout.flush()
     assert b"reproduce|audit|?" in written.getvalue()
 
 
