@@ -9,6 +9,8 @@ QUICK ?=
 TORCH_BACKEND ?=
 # for the profiles on the paper's own data: a copy of the hub on disk
 MIRROR ?=
+# where results go, if not into the checkout
+RESULTS ?=
 # 0: go on where the paper's model has not the published perplexity before training
 BASE_CHECK ?=
 # of `make verify`: names of records, or a share of all
@@ -44,7 +46,10 @@ PIP := -m pip install --quiet --disable-pip-version-check
 EXTRAS := cache/extras
 # the hub is asked only by profiles that need it, and only where there is no mirror
 OFFLINE := $(if $(MIRROR)$(filter embedded audit,$(PROFILE)),HF_HUB_OFFLINE=1)
-ASK := $(if $(MIRROR),CURLORA_MIRROR='$(abspath $(MIRROR))') $(BIN)/python -m curlora_lite.replication
+# abspath would take a space for the end of a path
+absolute = '$(if $(filter /%,$(firstword $(1))),,$(CURDIR)/)$(1)'
+MIRRORED := $(if $(MIRROR),CURLORA_MIRROR=$(call absolute,$(MIRROR)))
+ASK := $(MIRRORED) $(if $(RESULTS),CURLORA_RESULTS=$(call absolute,$(RESULTS))) $(BIN)/python -m curlora_lite.replication
 RUN := $(OFFLINE) $(if $(filter 0,$(BASE_CHECK)),CURLORA_BASE_CHECK=0) $(ASK)
 on = $(filter-out 0,$($(1)))
 
@@ -65,7 +70,8 @@ help: ## this list
 	@echo "make TARGET [PROFILE=embedded|smollm2|gpt2-large|mistral-7b] [QUICK=1]"
 	@echo "            [RANKS=8,16] [SEEDS=0,1] [METHODS=head-only,lora,curlora]"
 	@echo "            [PROTOCOL=corrected | PROTOCOL=published,lora_init=usual,…] [PRECISION=fp32|tf32|bf16]"
-	@echo "            [MIRROR=DIR: a copy of the hub's data sets and models] [CHECKPOINTING=1] [WORKERS=1]"
+	@echo "            [MIRROR=DIR: a copy of the hub's data sets and models] [RESULTS=DIR: not the checkout's]"
+	@echo "            [CHECKPOINTING=1] [WORKERS=1]"
 	@echo "            [BASE_CHECK=0: train though perplexity before is not the published one]"
 	@echo "            [EXECUTOR=slurm [PARTITION=NAME] [GPUS=1] [MEMORY=48] [MINUTES=60]]"
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -79,7 +85,7 @@ ifneq ($(CONDA_DEFAULT_ENV),curlora_lite)
 endif
 ifneq ($(TORCH_BACKEND),)
 	$(BIN)/python $(PIP) uv
-	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --torch-backend $(TORCH_BACKEND) -r requirements.lock
+	UV_CACHE_DIR=$${UV_CACHE_DIR:-cache/uv} $(BIN)/python -m uv pip install --quiet --python $(BIN)/python --torch-backend $(TORCH_BACKEND) -r requirements.lock
 else
 	$(BIN)/python $(PIP) -r requirements.lock
 endif
@@ -93,8 +99,11 @@ audit: $(READY) ## which of the paper's claims hold, into results/audit (QUICK=1
 	$(foreach given,RANKS METHODS PROTOCOL PRECISION,$(if $($(given)),$(error $(given): the audit has its own; it takes SEEDS, QUICK and WORKERS)))
 	@$(RUN) audit $(if $(call on,QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) $(CLUSTER)
 
+# of the files that tests read themselves; the package names the encoding
+test test-slow test-quantised: export PYTHONUTF8 = 1
+
 test: $(READY) ## the tests; no network, under four minutes (MIRROR=DIR: the real data too)
-	$(if $(MIRROR),CURLORA_TEST_MIRROR='$(abspath $(MIRROR))') $(BIN)/python -m pytest -q
+	$(if $(MIRROR),CURLORA_TEST_MIRROR=$(call absolute,$(MIRROR))) $(BIN)/python -m pytest -q
 
 test-slow: $(READY) fetch $(EXTRAS) ## the longer tests, on the embedded model and on a real Slurm
 	PYTHONPATH=$(EXTRAS) $(BIN)/python -m pytest -q -m slow tests .ci/slurm
@@ -115,12 +124,12 @@ oracle: $(READY) ## our runs beside the author's own code, number by number (AUT
 	$(if $(AUTHOR),,$(error AUTHOR: names no folder; expected a clone of the author's repository, MNoorFawi/curlora))
 	@test -x cache/oracle/bin/python || $(PYTHON) -m venv cache/oracle
 	cache/oracle/bin/python $(PIP) torch==2.13.0 transformers==4.42.4 'numpy<2'
-	$(if $(MIRROR),CURLORA_MIRROR='$(abspath $(MIRROR))') HF_HUB_OFFLINE=1 \
-		$(BIN)/python results/reliability/oracle.py '$(abspath $(AUTHOR))' cache/oracle/bin/python
+	$(MIRRORED) HF_HUB_OFFLINE=1 \
+		$(BIN)/python results/reliability/oracle.py $(call absolute,$(AUTHOR)) cache/oracle/bin/python
 
 rehearsal: $(READY) ## the paper's models' shapes with random weights through the whole command (MIRROR=DIR: its data)
 	$(if $(MIRROR),,$(error MIRROR: names no folder; expected a copy of the paper's data sets))
-	$(BIN)/python results/reliability/rehearsal.py '$(abspath $(MIRROR))'
+	$(BIN)/python results/reliability/rehearsal.py $(call absolute,$(MIRROR))
 
 # what makes the generated faults, beside the environment
 cache/mutants: | $(READY)
@@ -139,7 +148,7 @@ doctor: $(READY) ## what this machine has, and which profiles it can run
 	@$(ASK) doctor
 
 notebook: $(READY) ## open the notebooks in JupyterLab
-	$(BIN)/python -m jupyter lab --notebook-dir=. notebooks
+	@JUPYTER_PATH= JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -c 'from curlora_lite.replication import environment; environment.settle(); from jupyterlab.labapp import main; main(["--notebook-dir=.", "notebooks"])'
 
 report: reproduce ## one HTML page of the executed notebooks
 	@$(RUN) report $(OPTIONS)

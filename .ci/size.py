@@ -36,13 +36,13 @@ def lines_of_code(text):
 
 def count(files):
     """Lines of code of all these files."""
-    return sum(lines_of_code(path.read_text()) for path in files)
+    return sum(lines_of_code(path.read_text("utf-8")) for path in files)
 
 
 if __name__ == "__main__":
     for name, (files, most) in PARTS.items():
         print(f"{name:<12}{count(files):>6,} lines of code, fewer than {most:,} wanted")
     longest = max((p for n in ("library", "replication") for p in PARTS[n][0]),
-                  key=lambda p: p.read_text().count("\n"))  # fmt: skip
-    lines = longest.read_text().count("\n")
+                  key=lambda p: p.read_text("utf-8").count("\n"))  # fmt: skip
+    lines = longest.read_text("utf-8").count("\n")
     print(f"longest module: {longest.relative_to(ROOT)}, {lines} lines, at most {LONGEST} wanted")

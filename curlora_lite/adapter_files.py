@@ -147,7 +147,7 @@ def _tensors(layers):
 
 def _read_description(path):
     try:
-        description = json.loads(path.read_text())
+        description = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise AdapterFileError(f"{path}: there is no such file") from error
     except (OSError, ValueError, RecursionError) as error:

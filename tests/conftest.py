@@ -8,12 +8,16 @@ import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", f"{tempfile.gettempdir()}/hypothesis")
+os.environ.pop("CURLORA_RESULTS", None)
 
 import pytest
 import torch
-from small_runs import stand_in, tiny_gpt2, tiny_llama
 
-from curlora_lite.replication import fetch, machine, records
+from curlora_lite.replication import environment, fetch, machine, records
+
+environment.settle(f"{tempfile.gettempdir()}/curlora_lite-{os.getuid()}")
+
+from small_runs import stand_in, tiny_gpt2, tiny_llama
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +61,7 @@ def checkout_as_it_was(request):
 @pytest.fixture(scope="session")
 def committed(tmp_path_factory):
     """The folder `results` as it is committed, whatever has been computed here since."""
-    archive = ["git", "-C", str(records.ROOT), "archive", "HEAD", "results"]
+    archive = ["git", f"--git-dir={records.ROOT}/.git", "archive", "HEAD", "results"]
     kept = subprocess.run(archive, capture_output=True)
     if kept.returncode:
         pytest.skip("not a git checkout: which results are the committed ones is not known")

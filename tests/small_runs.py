@@ -14,16 +14,9 @@ from curlora_lite.replication import data, fused, machine, models, profiles
 def tiny_llama():
     """A two-layer Llama with grouped-query attention, as SmolLM2 and Mistral have it."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        pad_token_id=0,
-    )
-    return LlamaForCausalLM(config).eval()
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}
+    return LlamaForCausalLM(LlamaConfig(**sizes, **heads)).eval()
 
 
 def tiny_gpt2():

@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from curlora_lite import (
-    CURLoRAConfig,
-    LoRAConfig,
-    Selection,
-    add_adapters,
-    count_trainable,
-    remove_adapters,
-)
-from curlora_lite.adapters import adapter_layers
+from curlora_lite import CURLoRAConfig, LoRAConfig, Selection, add_adapters, count_trainable
+from curlora_lite.adapters import adapter_layers, remove_adapters
 
 CONFIGS = {"curlora": CURLoRAConfig, "lora": LoRAConfig}
 TARGETS = {"llama": ["q_proj", "k_proj", "v_proj"], "gpt2": ["c_attn"]}

@@ -82,9 +82,10 @@ def other_commit(patch):
     patch.setattr(records, "commit", lambda: {"commit": "other", "dirty": False})
 
 
-@pytest.mark.parametrize(
-    "other", [{"seed": 1}, {"learning_rate": 0.5}, other_version, other_rows, other_commit, "bytes"]
-)
+OTHERS = [{"seed": 1}, {"learning_rate": 0.5}, other_version, other_rows, other_commit, "bytes"]
+
+
+@pytest.mark.parametrize("other", OTHERS)
 def test_what_another_run_left_is_not_gone_on_with(tiny, monkeypatch, other):
     spec, checkpoint = one(), tiny / "state.safetensors"
     killed(spec, checkpoint)

@@ -28,13 +28,11 @@ def test_what_is_asked_follows_from_the_specs():
     assert 3 < (large.minutes - 15) / (half.minutes - 15) <= 4  # fp32 is slower there
 
 
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (["--executor", "slurm"], "EXECUTOR: slurm needs sbatch, squeue and srun"),
-        (["--partition", "gpu"], "PARTITION: is of EXECUTOR=slurm"),
-    ],
-)
+NONE = [(["--executor", "slurm"], "EXECUTOR: slurm needs sbatch, squeue and srun")]
+NONE += [(["--partition", "gpu"], "PARTITION: is of EXECUTOR=slurm")]
+
+
+@pytest.mark.parametrize(("given", "said"), NONE)
 def test_without_slurm(monkeypatch, capsys, given, said):
     monkeypatch.setenv("PATH", "/nowhere")
     assert __main__.main(["reproduce", *given]) == 1

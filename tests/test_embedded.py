@@ -14,7 +14,6 @@ from curlora_lite.replication import (
     grids,
     inputs,
     llama,
-    models,
     profiles,
     sequence,
     verify,
@@ -42,7 +41,7 @@ def test_the_fused_form_is_the_same_function():
 
     2e-6 of the largest: 30 layers of fp32 sums in another order came to 1.6e-6.
     """
-    loaded = models.load("smollm2-135m", "fp32")
+    loaded = inputs.models.load("smollm2-135m", "fp32")
     model, other = loaded.model, fused.fuse(loaded.model)
     ids = loaded.tokenizer(data.load_text("tune"), return_tensors="pt")["input_ids"][:, :256]
     rows = encode(data.load_task("sst2", "tune", 8), loaded.tokenizer, 64).ids
@@ -67,7 +66,7 @@ def test_bf16_agrees_with_fp32():
     rows = data.load_task("sst2", "tune", 32)
     states, perplexities = [], []
     for precision in ("fp32", "bf16"):
-        loaded = models.load("smollm2-135m", precision)
+        loaded = inputs.models.load("smollm2-135m", precision)
         encoded = encode(rows, loaded.tokenizer, 64)
         with torch.no_grad():
             states.append(features(loaded.model.base_model, *pad(encoded.ids, 0, "cpu")))

@@ -34,9 +34,10 @@ def test_estimates_are_ordered_as_they_must_be():
     assert weights / 2 < half < 24e9 < weights < frugal < whole < 40e9
 
 
-@pytest.mark.parametrize(
-    ("name", "key"), [("GPT-2 Large", "gpt2-large"), ("Mistral-7B-v0.3", "mistral-7b")]
-)
+REAL = [("GPT-2 Large", "gpt2-large"), ("Mistral-7B-v0.3", "mistral-7b")]
+
+
+@pytest.mark.parametrize(("name", "key"), REAL)
 def test_shapes_are_those_of_the_real_configurations(name, key):
     model, _ = models.meta_model(name)
     config = model.config

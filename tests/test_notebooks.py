@@ -1,6 +1,7 @@
 """The notebooks as they stand in git, how they are executed, and, slow, what they say."""
 
 import ast
+import atexit
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import nbformat
 import papermill
 import pytest
 
-from curlora_lite.replication import conclusions, notebooks, records
+from curlora_lite.replication import conclusions, fetch, notebooks, records
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 BOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -78,35 +79,40 @@ def test_conclusions_are_followed_by_what_holds_them():
 
 
 def one_cell_book(path, source):
-    cells = [
-        nbformat.v4.new_code_cell("x = 1", metadata={"tags": ["parameters"]}),
-        nbformat.v4.new_code_cell(source),
-    ]
+    first = nbformat.v4.new_code_cell("x = 1", metadata={"tags": ["parameters"]})
+    cells = [first, nbformat.v4.new_code_cell(source)]
     book = nbformat.v4.new_notebook(cells=cells)
     book.metadata["kernelspec"] = {"name": "python3", "display_name": "", "language": "python"}
     nbformat.write(book, path)
     return path
 
 
-def test_execution_passes_parameters_and_is_repeated_where_anything_shown_has_changed(
-    tmp_path, monkeypatch
-):
-    """A parameter, or a record of its profile; or where it is asked for, as what a notebook writes
-    may have been deleted."""
+def test_execution_is_repeated_where_anything_shown_has_changed(tmp_path, monkeypatch):
+    """A parameter (it is passed), a record of its profile, the package; what it wrote is gone."""
     monkeypatch.setattr(records, "runs_folder", lambda profile: tmp_path / profile)
-    source, target = one_cell_book(tmp_path / "in.ipynb", "print(x + 1)"), tmp_path / "out.ipynb"
+    figure, target = tmp_path / "figures" / "a.png", tmp_path / "notebooks" / "out.ipynb"
+    fetch.write(other := figure.with_name("of another.png"), "")
+    writes = f"import pathlib; pathlib.Path({str(figure)!r}).touch()\nprint(x + 1)"
+    source = one_cell_book(tmp_path / "in.ipynb", writes)
 
     def executed(x, **how):
         given = {"x": x, "ranks": [8], "profile": "embedded"}
         return notebooks.execute("in", given, target, source=source, **how)
 
-    assert executed(41) and nbformat.read(target, 4).cells[-1].outputs[0].text == "42\n"
+    assert executed(41) == "there was no whole out.ipynb"
+    assert nbformat.read(target, 4).cells[-1].outputs[0].text == "42\n"
+    figure.unlink()
+    other.unlink()
+    assert executed(41) == "there was no figures/a.png" and figure.exists()
     assert not executed(41) and executed(41, anew=True)
     for profile, due in (("embedded", True), ("smollm2", False)):
         (tmp_path / profile).mkdir()
         (tmp_path / profile / "run.json").write_text("{}")
-        assert executed(41) == due and not executed(41)
-    assert executed(5)
+        assert bool(executed(41)) == due and not executed(41)
+    target.write_text("{", "utf-8")
+    assert executed(41) == "there was no whole out.ipynb" and executed(5)
+    monkeypatch.setattr(records, "code_sha256", lambda: "another")
+    assert executed(5) == "what it shows has changed"
 
 
 def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
@@ -120,20 +126,11 @@ def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
     found = f"import sys; assert sys.executable == {sys.executable!r}"
     source = one_cell_book(tmp_path / "in.ipynb", found)
     assert notebooks.execute("in", {}, tmp_path / "out.ipynb", source=source)
-
-
-@pytest.mark.parametrize("changed", ["curlora_lite/layers.py", "curlora_lite/replication/runs.py"])
-def test_execution_is_repeated_when_the_package_changes(changed, tmp_path, monkeypatch):
-    """The library and what only the replication needs: both are shown."""
-    for name in ("curlora_lite/layers.py", "curlora_lite/replication/runs.py"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("before")
-    monkeypatch.setattr(records, "ROOT", tmp_path)
-    source = one_cell_book(tmp_path / "in.ipynb", "print(x)")
-    before = notebooks._inputs(source, {}, "embedded")
-    assert notebooks._inputs(source, {}, "embedded") == before
-    (tmp_path / changed).write_text("after")
-    assert notebooks._inputs(source, {}, "embedded") != before
+    notebooks.check()
+    monkeypatch.setattr(atexit, "register", print)  # of what was not started
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="Kernel died"):
+        notebooks.check()
 
 
 def test_a_notebook_that_fails_leaves_nothing(tmp_path):
@@ -159,12 +156,8 @@ def test_one_page_of_several(tmp_path):
     assert '<script src="http' not in page
 
 
-SMALL = {
-    "00_quickstart": {},
-    "01_cur_layer": {},
-    "02_one_run": {"profile": "embedded-quick", "rank": 8},
-    "finetune_causal_lm": {},
-}
+SMALL = {"00_quickstart": {}, "01_cur_layer": {}, "finetune_causal_lm": {}}
+SMALL["02_one_run"] = {"profile": "embedded-quick", "rank": 8}
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """The tidy frame of all records, by numbers worked out by hand."""
 
-import dataclasses
 import math
 
 import pandas as pd
@@ -104,13 +103,3 @@ def test_a_damaged_record_is_named(tmp_path):
     (folder / "half.json").write_text('{"spec": ')
     with pytest.raises(ValueError, match="half.json"):
         runs.frame("smollm2", tmp_path)
-
-
-def test_protocols_are_told_apart():
-    usual = profiles.grid("smollm2", "table1", ranks=[8], protocol="published,lora_init=usual")[1]
-    authors = two_seeds()[1]
-    both = [authors, dataclasses.replace(authors, spec=usual.to_dict())]
-    assert runs.of_grid(both).protocol.unique().tolist() == [
-        "published",
-        "published, lora_init=usual",
-    ]

@@ -6,7 +6,6 @@ it. Then, or after a change here, `python tests/test_stored_run.py` writes the f
 
 import dataclasses
 import json
-import math
 import random
 from pathlib import Path
 
@@ -125,18 +124,23 @@ def numbers(record):
     return kept
 
 
-def differences(stored, found, place=""):
+def leaves(value, place=""):
+    """place -> number or text, of a tree of plain data."""
+    if not isinstance(value, (dict, list)):
+        return {place: value}
+    parts = value.items() if isinstance(value, dict) else enumerate(value)
+    return {k: v for key, part in parts for k, v in leaves(part, f"{place}/{key}").items()}
+
+
+def near(a, b):
+    return pytest.approx(a, rel=RELATIVE, abs=1e-9) == b if isinstance(a, float) else a == b
+
+
+def differences(stored, found):
     """Where two trees of plain data differ, in words."""
-    if isinstance(stored, dict) and isinstance(found, dict) and stored.keys() == found.keys():
-        pairs = [(key, stored[key], found[key]) for key in stored]
-    elif isinstance(stored, list) and isinstance(found, list) and len(stored) == len(found):
-        pairs = zip(range(len(stored)), stored, found, strict=True)
-    elif isinstance(stored, float) and isinstance(found, float):
-        near = math.isclose(stored, found, rel_tol=RELATIVE, abs_tol=1e-9)
-        return [] if near else [f"{place}: {found!r}, stored {stored!r}"]
-    else:
-        return [] if stored == found else [f"{place}: {found!r}, stored {stored!r}"]
-    return [said for key, *both in pairs for said in differences(*both, f"{place}/{key}")]
+    stored, found = leaves(stored), leaves(found)
+    others = [p for p in stored | found if not near(stored.get(p), found.get(p))]
+    return [f"{p}: {found.get(p)!r}, stored {stored.get(p)!r}" for p in others]
 
 
 # without it torch draws indices without replacement in another way
@@ -155,11 +159,9 @@ def test_no_number_has_changed_under_the_same_version(monkeypatch):
 
 
 def rounded(value):
-    if isinstance(value, dict):
-        return {key: rounded(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(part) for part in value]
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+    """Floats with so many digits as are kept."""
+    few = lambda text: float(f"{float(text):.{DIGITS}g}")  # noqa: E731
+    return json.loads(json.dumps(value), parse_float=few)
 
 
 def written(value, depth=0):

@@ -94,27 +94,22 @@ def whole_grid(folder, monkeypatch):
     return specs, path, path.read_bytes()
 
 
-def in_children(work, children=1):
-    """What `work` returns or raises in each of several forked processes, as text."""
-    pipes = []
-    for _ in range(children):
-        read, write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                said = str(work())
-            except BaseException as error:
-                said = f"{type(error).__name__}: {error}"
-            os.write(write, said.encode())
-            os._exit(0)
-        os.close(write)
-        pipes.append((pid, read))
-    found = []
-    for pid, read in pipes:
-        with open(read) as file:
-            found.append(file.read())
-        assert os.waitpid(pid, 0)[1] == 0
-    return found
+def in_a_child(work):
+    """What `work` returns or raises in a forked process, as text."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            said = str(work())
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(write, said.encode())
+        os._exit(0)
+    os.close(write)
+    with open(read) as file:
+        said = file.read()
+    assert os.waitpid(pid, 0)[1] == 0
+    return said
 
 
 def test_a_limit_on_file_sizes(folder, monkeypatch):
@@ -125,7 +120,7 @@ def test_a_limit_on_file_sizes(folder, monkeypatch):
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
         grids.run_grid(specs, folder, workers=1)
 
-    (said,) = in_children(work)
+    said = in_a_child(work)
     assert said.startswith(f"CannotWriteError: {path.parent}: cannot be written (File too large)")
     assert "\n" not in said and path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -148,7 +143,7 @@ def test_a_read_only_results_folder(monkeypatch):
             sequence.run = lambda *_: pytest.fail("a run was begun")
             grids.run_grid(specs, base / "results", workers=1)
 
-        (said,) = in_children(work)
+        said = in_a_child(work)
         for place in locked:
             place.chmod(0o755)
         assert said.startswith(f"CannotWriteError: {locked[2]}: cannot be written (Permission")

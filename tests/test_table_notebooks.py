@@ -9,9 +9,9 @@ from made_records import committed_sentences
 from curlora_lite.replication import conclusions, machine, notebooks, records
 
 ROOT = records.ROOT
-WRITTEN = ["{}.csv", "{}.md", "{}.tex", "{}_course.pdf", "{}_course.png", "{}_parameters.csv",
-           "{}_parameters.md", "{}_parameters.tex", "{}_perplexity.pdf", "{}_perplexity.png",
-           "{}_summary.csv", "{}_summary.md", "{}_summary.tex"]  # fmt: skip
+TEXTS, DRAWN = ("csv", "md", "tex"), ("pdf", "png")
+WRITTEN = [f"{{}}{part}.{kind}" for part in ("", "_parameters", "_summary") for kind in TEXTS]
+WRITTEN += [f"{{}}_{p}.{kind}" for p in ("course", "perplexity") for kind in DRAWN]
 
 
 def code_of(table):
@@ -40,9 +40,10 @@ def execute(committed, monkeypatch, tmp_path):
     return run
 
 
-@pytest.mark.parametrize(
-    ("profile", "table"), [("smollm2", "table1"), ("embedded", "table1"), ("embedded", "table2")]
-)
+COMMITTED = [("smollm2", "table1"), ("embedded", "table1"), ("embedded", "table2")]
+
+
+@pytest.mark.parametrize(("profile", "table"), COMMITTED)
 def test_the_sentences_hold_for_the_committed_records(execute, committed, tmp_path, profile, table):
     """And say what they say in the executed copy; the tables come out as they are committed."""
     said = execute(profile, table)

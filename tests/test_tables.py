@@ -9,7 +9,7 @@ import subprocess
 
 import pandas as pd
 import pytest
-from made_records import committed_records, record, two_seeds
+from made_records import record, two_seeds
 
 from curlora_lite.replication import paper, profiles, records, runs, tables, verdict
 
@@ -85,9 +85,8 @@ def test_table_2_of_one_seed_on_other_data():
 
 def test_ranks_that_were_not_published_have_no_such_rows():
     spec = profiles.grid("smollm2", "table1", ranks=[4], methods=["lora"])[0]
-    table = tables.results(
-        runs.of_grid([record(spec, [[0.3]], (9.0,), status="diverged")]), "table1"
-    )
+    made = runs.of_grid([record(spec, [[0.3]], (9.0,), status="diverged")])
+    table = tables.results(made, "table1")
     assert rows_of(table)[0] == ("Perplexity before", "", "", "–")
     assert rows_of(table)[-1] == ("Runs finished", "", "", "0 of 1")
     assert len(table) == len(paper.ROWS) + 2
@@ -101,18 +100,14 @@ def test_every_cell_of_the_summary(frame):
     assert rows_of(table) == SUMMARY
 
 
-@pytest.mark.parametrize(
-    ("column", "changes"),
-    [
-        ("protocol", {"protocol": "published,lora_init=usual"}),
-        ("precision", {"precision": "bf16"}),
-        ("learning_rate", {"learning_rate": 1.0}),
-        ("profile", {"profile": "another"}),
-        ("source", {"source": "embedded"}),
-    ],
-)
-def test_runs_that_differ_in_more_than_method_rank_and_seed_are_refused(frame, column, changes):
+OTHER = [{"protocol": "published,lora_init=usual"}, {"precision": "bf16"}, {"learning_rate": 1.0}]
+OTHER += [{"profile": "another"}, {"source": "embedded"}]
+
+
+@pytest.mark.parametrize("changes", OTHER)
+def test_runs_that_differ_in_more_than_method_rank_and_seed_are_refused(frame, changes):
     """LoRA from two initialisations is not one cell."""
+    (column,) = changes
     plain = {k: v for k, v in changes.items() if k in ("protocol", "precision")}
     spec = profiles.grid("smollm2", "table1", ranks=[16], **{"precision": "fp32", **plain})[1]
     spec = dataclasses.replace(spec, **{k: v for k, v in changes.items() if k not in plain})
@@ -144,6 +139,8 @@ def test_notes_say_where_the_numbers_come_from(frame):
         "published; mean ± sample standard deviation over seeds 0, 1."
     )
     assert where == "Computed on a machine at commit 0123456789. Again: `make again`"
+    _, where = tables.notes(frame.assign(commit="release 0.2.0, code 5"), "table1", "x")
+    assert where == "Computed on a machine at release 0.2.0, code 5. Again: `x`"
     own = profiles.grid("mistral-7b", "table1", methods=["head-only"])
     what, _ = tables.notes(runs.of_grid([record(own[0], [], ())]), "table1", "")
     assert what == "Mistral-7B-v0.3, on the paper's data; fp32, protocol published; seed 0."
@@ -247,30 +244,22 @@ def test_latex_compiles(frame, tmp_path):
     assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
 
 
-LARGE = [(999.994, "999.99"), (53896.68, "53,897"), (2_345_678.0, "2.35e+06"), (math.inf, "∞")]
+NUMBERS = [(0.125, "0.12"), (-0.004, "0.00"), (-0.026, "-0.03")]
+NUMBERS += [(999.994, "999.99"), (53896.68, "53,897"), (2_345_678.0, "2.35e+06"), (math.inf, "∞")]
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.125, "0.12"), (-0.004, "0.00"), (-0.026, "-0.03"), *LARGE]
-)
+@pytest.mark.parametrize(("value", "text"), NUMBERS)
 def test_numbers(value, text):
     assert tables.number(value) == text
 
 
 def test_parameter_counts_by_the_formula():
     """LoRA r (in + out) and CURLoRA r^2 a projection; the paper's where it gives any."""
-    shapes = {
-        "table1": 32 * [(4096, 4096), (4096, 1024), (4096, 1024)],
-        "table2": 36 * [(1280, 3840)],
-    }
-    published = {
-        ("table1", "All weights"): "7,248,023,552",
-        ("table1", "LoRA-16"): "9,437,184",
-        ("table1", "CURLoRA-16"): "24,576",
-        ("table2", "LoRA-8"): "1,474,560",
-        ("table2", "CURLoRA-8"): "2,304",
-        ("table2", "CURLoRA-24"): "20,736",
-    }
+    shapes = {"table1": 32 * [(4096, 4096), (4096, 1024), (4096, 1024)]}
+    shapes |= {"table2": 36 * [(1280, 3840)]}
+    published = {("table1", "All weights"): "7,248,023,552", ("table1", "LoRA-16"): "9,437,184"}
+    published |= {("table1", "CURLoRA-16"): "24,576", ("table2", "LoRA-8"): "1,474,560"}
+    published |= {("table2", "CURLoRA-8"): "2,304", ("table2", "CURLoRA-24"): "20,736"}
     for name, projections in shapes.items():
         table = tables.parameters(name)
         for r in (8, 16, 24):
@@ -280,13 +269,3 @@ def test_parameter_counts_by_the_formula():
         for label, row in table.iterrows():
             assert row.Published == published.get((name, label), "")
             assert row.Published in ("", row.Counted)
-
-
-@pytest.mark.parametrize(
-    ("profile", "table"), [("smollm2", "table1"), ("embedded", "table1"), ("embedded", "table2")]
-)
-def test_committed_tables_come_from_the_committed_records(committed, profile, table):
-    frame = runs.of_grid(committed_records(committed, profile, table))
-    folder = committed / profile / "tables"
-    for name, made in ((table, tables.results), (f"{table}_summary", tables.summary)):
-        assert (folder / f"{name}.csv").read_text() == made(frame, table).to_csv(), name

@@ -16,9 +16,8 @@ ROWS = [[5, 6, 7], [9, 8, 7, 6, 5, 4, 3], [1, 2], [3, 4, 5, 6], [11]]
 LABELS = torch.tensor([0, 1, 1, 0, 1])
 ENCODED = training.Encoded(ROWS, LABELS)
 PLAIN = Recipe(learning_rate=0.01, epochs=2, batch=2, seed=3)
-PUBLISHED = dataclasses.replace(
-    PLAIN, schedule="records", peak=0.7, shuffle=False, optimiser="transformers"
-)
+AUTHORS = {"schedule": "records", "peak": 0.7, "shuffle": False, "optimiser": "transformers"}
+PUBLISHED = dataclasses.replace(PLAIN, **AUTHORS)
 
 
 def test_corrected_rates_are_those_of_a_cosine_over_the_steps():

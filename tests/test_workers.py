@@ -82,10 +82,8 @@ def alive(group):
     return found
 
 
-ENDS = {
-    "interrupted": (os.killpg, signal.SIGINT),  # as by Ctrl-C
-    "killed": (os.kill, signal.SIGKILL),
-}
+# the first as by Ctrl-C
+ENDS = {"interrupted": (os.killpg, signal.SIGINT), "killed": (os.kill, signal.SIGKILL)}
 
 
 @pytest.mark.parametrize("how", ENDS)

@@ -5,12 +5,7 @@ import copy
 import pytest
 import torch
 
-from curlora_lite import (
-    CURLoRAConfig,
-    LoRAConfig,
-    adapter_layers,
-    add_adapters,
-)
+from curlora_lite import CURLoRAConfig, LoRAConfig, adapter_layers, add_adapters
 
 IDS = torch.tensor([[1, 5, 9, 3, 7, 2], [2, 2, 8, 60, 4, 11]])
 CONFIGS = {"curlora": CURLoRAConfig(rank=4, seed=3), "lora": LoRAConfig(rank=4, seed=3)}

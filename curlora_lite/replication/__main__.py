@@ -1,20 +1,22 @@
 """The commands behind the Makefile: `python -m curlora_lite.replication reproduce|audit|…`."""
 
-import logging
+import os
 import sys
 import time
-import warnings
 
-from . import notebooks, pages, records
+from . import environment, notebooks, pages, records
 from .options import parser
 
 
 def main(arguments=None):
     """Parse the command line and run it; returns the exit status."""
+    sys.stdout.reconfigure(errors="replace")  # of a terminal without UTF-8
     options = parser(__doc__, {run.__name__: run for run in COMMANDS}).parse_args(arguments)
-    _quiet()
+    environment.quiet()
     try:
-        _need_checkout(options)
+        if options.run is not doctor:
+            _need_checkout()
+            environment.settle()
         options.run(options)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on from here", file=sys.stderr)
@@ -22,16 +24,16 @@ def main(arguments=None):
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except Exception as error:  # what a run or a notebook that fails raises
-        if type(error).__name__ not in ("RunFailedError", "PapermillExecutionError"):
+    except Exception as error:  # what a run, a notebook or its kernel that fails raises
+        if type(error).__name__ not in FAILURES:
             raise
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _need_checkout(options):
-    if options.run is not doctor and not (records.ROOT / "notebooks").is_dir():
+def _need_checkout():
+    if not (records.ROOT / "notebooks").is_dir():
         raise ValueError(
             "this command needs a checkout of the repository, with its notebooks and results, and "
             f"{records.ROOT} is none; of what is installed the library works: `import curlora_lite`"
@@ -52,6 +54,7 @@ def reproduce(options):
     for table in tables:  # each choice of runs is checked before anything is fetched
         profiles.grid(profile, table, **chosen)
     specs = [spec for table in tables for spec in grids.plan(profile, table, **chosen)]
+    folder = records.outputs(profile, **chosen)
     if options.tables:
         found = [records.find(spec) for spec in specs]
         absent = [spec.key for spec, run in zip(specs, found, strict=True) if run is None]
@@ -61,8 +64,7 @@ def reproduce(options):
                 f"{specs[0].precision} ({', '.join(absent)}); PRECISION asks for another"
             )
     else:
-        found = _computed(specs, options)
-    folder = records.outputs(profile, **chosen)
+        found = _computed(specs, options, folder)
     _execute(notebooks.of_profile(profile), {"profile": profile, **chosen}, folder, options.tables)
     verdict.show(runs.of_grid(found))
     lost = [run for run in found if run.status not in records.RESULTS]
@@ -77,19 +79,26 @@ def audit(options):
 
     profile, seeds = _profile(options), options.seeds
     tables = profiles.profile_named(profile).tables
-    _computed([s for t in tables for s in grids.plan(profile, t, seeds=seeds)], options)
     folder = records.outputs(profile, seeds=seeds)
+    _computed([s for t in tables for s in grids.plan(profile, t, seeds=seeds)], options, folder)
     _execute(["audit"], {"profile": profile, "seeds": seeds}, folder)
 
 
-def _computed(specs, options):
-    """The records of all specs; what this checkout has not computed is computed first."""
+def _computed(specs, options, folder):
+    """The records of all specs; what this checkout has not computed is computed first.
+
+    folder: where tables, figures and notebooks will be; that they can be is seen before.
+    """
     from . import doctor, grids, machine, runs
+    from . import fetch as files
 
     submit, start, hashes = _submission(options), time.perf_counter(), {}
+    for name in ("tables", "figures", "notebooks"):
+        files.need(folder / name)
     fetch(options)
     missing = [spec for spec in specs if grids.reusable(spec, own=True, known=hashes) is None]
     if missing:
+        notebooks.check()
         about = doctor.duration(doctor.takes(missing, machine.default_device())[1])
         print(f"{len(missing)} of {len(specs)} runs to compute, roughly {about}", flush=True)
     submit(specs)
@@ -103,9 +112,11 @@ def _computed(specs, options):
 def _execute(books, parameters, folder, anew=False):
     """Execute notebooks that are not up to date, fill the folder's page, say where it all is."""
     for name in books:
-        notebooks.execute(name, parameters, folder / "notebooks" / f"{name}.ipynb", anew=anew)
+        target = folder / "notebooks" / f"{name}.ipynb"
+        if why := notebooks.execute(name, parameters, target, anew=anew):
+            print(f"{name} executed: {why}")
     pages.fill(folder / "README.md")
-    print(f"tables, figures, notebooks and numbers: {folder.relative_to(records.ROOT)}/")
+    print(f"tables, figures, notebooks and numbers: {os.path.relpath(folder)}/")
 
 
 def _submission(options):
@@ -160,7 +171,7 @@ def doctor(_):
 def bench(options):
     """Measure ours beside its alternatives, in the notebook; tables: from what was measured."""
     given = {"quick": options.quick, "measure": not options.tables}
-    folder = records.ROOT / "results" / ("benchmarks-quick" if options.quick else "benchmarks")
+    folder = records.outputs("benchmarks-quick" if options.quick else "benchmarks")
     _execute(["benchmark"], given, folder, anew=True)
 
 
@@ -171,7 +182,7 @@ def report(options):
     _execute(books, {"profile": profile, **chosen}, folder)
     paths = [folder / "notebooks" / f"{name}.ipynb" for name in reversed(books)]
     notebooks.one_page(paths, folder / "report.html")
-    print(f"report: {(folder / 'report.html').relative_to(records.ROOT)}")
+    print(f"report: {os.path.relpath(folder / 'report.html')}")
 
 
 def verify(options):
@@ -189,20 +200,11 @@ def verify(options):
 
 def readme(_):
     """Put tables between the marks of the READMEs, so that no number there is typed."""
-    for path in (records.ROOT / "README.md", *(records.ROOT / "results").glob("*/README.md")):
+    for path in (records.ROOT / "README.md", *records.results_folder().glob("*/README.md")):
         pages.fill(path)
 
 
-def _quiet():
-    """Keep the libraries' own progress bars, warnings and advice out of ours."""
-    import transformers
-
-    warnings.filterwarnings("ignore")
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    logging.getLogger("papermill").setLevel(logging.ERROR)
-
-
+FAILURES = ("RunFailedError", "PapermillExecutionError", "CellExecutionError", "RuntimeError")
 COMMANDS = (reproduce, audit, fetch, doctor, report, readme, bench, verify)
 
 if __name__ == "__main__":  # worker processes import this file too

@@ -53,7 +53,7 @@ def timed(subject, precision, steps, kept=None, device="cpu", seconds=60.0, quic
         .melt(var_name="contender", value_name="seconds", ignore_index=False)
     )
     made = records.provenance(device, rows=None)
-    commit = f"{str(made['commit'])[:10]}{' and changes' if made['dirty'] else ''}"
+    commit = f"{records.short(made['commit'])}{' and changes' if made['dirty'] else ''}"
     versions = {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
     return found.reset_index().assign(
         kept_bytes=found.contender.map(kept or {}).to_numpy(),

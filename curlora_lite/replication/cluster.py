@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import transformers
 from tqdm.auto import tqdm
 
 from ..checks import whole
-from . import doctor, fetch, grids, memory, records
+from . import doctor, environment, fetch, grids, memory, records
 from .specs import RunSpec
 
 NAME = "curlora_lite"  # of the jobs
@@ -88,7 +87,7 @@ def run_grid(specs, results=None, own=False, at_once=None, jobs=None, **given):
 
 def folder(results=None):
     """Where jobs have their files: in the results folder, which the nodes share."""
-    return Path(results or records.ROOT / "results").absolute() / ".slurm"
+    return records.results_folder(results).absolute() / ".slurm"
 
 
 class Task:
@@ -105,8 +104,7 @@ class Task:
         """
         began = time.time()
         torch.set_num_threads(self.threads)
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
+        environment.quiet()
         grids.run_grid([RunSpec.from_dict(values)], self.results, own=self.own, workers=1)
         return {"node": os.environ.get("SLURMD_NODENAME"), "began": began, "ended": time.time()}
 
@@ -151,7 +149,7 @@ class Jobs:
     def earlier(self, spec, states):
         """The job that an earlier call submitted for a spec, if it waits or runs still."""
         path = self.folder / f"{spec.key}.job"
-        number = path.read_text().strip() if path.exists() else None
+        number = path.read_text("utf-8").strip() if path.exists() else None
         alive = states.get(number) in QUEUED | RUNNING
         return self.executor.job_class(self.folder, number) if alive else None
 
@@ -163,7 +161,7 @@ class Jobs:
         if not self.slurm:
             return {job.job_id: job.state for job in self.submitted}
         command = ["squeue", "--me", "--name", NAME, "--noheader", "--array", "--states=all"]
-        done = subprocess.run([*command, "--format=%i %T"], capture_output=True, text=True)
+        done = subprocess.run([*command, "--format=%i %T"], capture_output=True, encoding="utf-8")
         return None if done.returncode else dict(map(str.split, done.stdout.splitlines()))
 
 

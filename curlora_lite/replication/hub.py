@@ -92,7 +92,7 @@ def missing(repository, path=None):
 def _shards(index):
     """The files that an index of weights names; FetchError if it is none, or leads elsewhere."""
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name or name == ".."]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FetchError(f"{index}: not an index of weights. Get it again") from error
@@ -107,7 +107,7 @@ def origin(repository):
     The revision is that of the download; None if a mirror does not say (keeps no `.cache`).
     """
     notes = sorted((folder(repository) / ".cache" / "huggingface").rglob("*.metadata"))
-    revision = notes[0].read_text(errors="replace").split("\n")[0].strip() if notes else None
+    revision = notes[0].read_text("utf-8", "replace").split("\n")[0].strip() if notes else None
     source = "mirror" if mirror() else "hub"
     return {"source": source, "repository": repository.name, "revision": revision}
 

@@ -88,10 +88,8 @@ class _Attention(Function):
         (Q, K, V, P), places, (heads, kv) = ctx.saved_tensors, ctx.places, ctx.heads
         G = _shared(places.pad(grad), kv)
         S = torch.ops.aten._softmax_backward_data(G @ V.mT, P, -1, P.dtype).mul_(ctx.scaling)
-        dq, dk, dv = (
-            places.flat(_apart(M, places, n))
-            for M, n in ((S @ K, heads), (S.mT @ Q, kv), (P.mT @ G, kv))
-        )
+        each = ((S @ K, heads), (S.mT @ Q, kv), (P.mT @ G, kv))
+        dq, dk, dv = (places.flat(_apart(M, places, n)) for M, n in each)
         return places.rotate(dq, back=True), places.rotate(dk, back=True), dv, None, None
 
 

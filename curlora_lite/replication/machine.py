@@ -63,7 +63,7 @@ def installed_memory():
 def _container(name):
     """What the cgroup (version 2) that a container sees as its own root says; `max`: no limit."""
     try:
-        return (CGROUP / name).read_text().split()
+        return (CGROUP / name).read_text("utf-8").split()
     except OSError:
         return ["max"]
 

@@ -51,9 +51,8 @@ def load(name, precision="fp32", device="cpu"):
     folder = prepare(name)
     # Eager attention: at these lengths its backward pass is faster on a CPU than the fused one's.
     attention = "eager" if device == "cpu" else "sdpa"
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=machine.DTYPES[precision], attn_implementation=attention
-    )
+    how = {"dtype": machine.DTYPES[precision], "attn_implementation": attention}
+    model = AutoModelForCausalLM.from_pretrained(folder, **how)
     model.requires_grad_(False).eval().to(device)
     if name.endswith("-fused"):
         model = fused.fuse(model)
@@ -93,9 +92,8 @@ def _convert_gguf(gguf, folder):
     from transformers import GgufConfig
 
     source = {"gguf_file": gguf.name}
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **source
-    )
+    how = {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.float32}
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, **how, **source)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(gguf.parent, **source).save_pretrained(folder)
 

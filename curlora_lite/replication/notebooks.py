@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import sys
+
+import nbformat
 
 from . import fetch, records
 
@@ -32,9 +35,9 @@ def execute(name, parameters, target, anew=False, source=None):
     (`PARAMETERS`), else refused with ValueError.
     anew: execute it in any case, as where what it writes may have been deleted. source: of the
     notebook, if it is not in the checkout's folder.
-    Returns whether it was executed. The executed copy appears only when all cells have run.
+    Returns why it was executed, or nothing if it was not. The executed copy appears only when all
+    cells have run; it knows which tables and figures they wrote, and is due again without these.
     """
-    import nbformat
     import papermill
 
     source = source or records.ROOT / "notebooks" / f"{name}.ipynb"
@@ -46,20 +49,49 @@ def execute(name, parameters, target, anew=False, source=None):
         )
     passed = {key: value for key, value in parameters.items() if key in known}
     inputs = _inputs(source, passed, parameters.get("profile", "embedded"))
-    if not anew and target.exists() and nbformat.read(target, 4).metadata.get("inputs") == inputs:
-        return False
-    how = {"kernel_name": "python3", "kernel_manager_class": _this_python()}
+    why = "asked for" if anew else _due(target, inputs)
+    if not why:
+        return None
+    before, how = _written(target), _kernel()
     how |= {"cwd": str(records.ROOT), "progress_bar": {"desc": name, "leave": False}}
     with fetch.aside(target) as part:
         papermill.execute_notebook(str(source), str(part), parameters=passed, **how)
         book = nbformat.read(part, 4)
         _tidy(book, inputs)
+        book.metadata["outputs"] = sorted(name for name, _ in _written(target) - before)
         nbformat.write(book, part)
-    return True
+    return why
 
 
-def _this_python():
-    """A kernel manager whose `python3` is the interpreter that runs here.
+def _due(target, inputs):
+    """Why a notebook is to be executed; None where its copy is of these inputs and whole."""
+    try:
+        made = nbformat.read(target, 4).metadata
+        if made["inputs"] != inputs:
+            return "what it shows has changed"
+        gone = [name for name in made["outputs"] if not (target.parents[1] / name).exists()]
+    except (OSError, ValueError, KeyError, AttributeError):
+        return f"there was no whole {target.name}"
+    return f"there was no {', '.join(gone)}" if gone else None
+
+
+def _written(target):
+    """(name, when written) of the tables and figures beside the folder of an executed notebook."""
+    folder = target.parents[1]
+    there = (*folder.glob("tables/[!.]*"), *folder.glob("figures/[!.]*"))
+    return {(path.relative_to(folder).as_posix(), path.stat().st_mtime_ns) for path in there}
+
+
+def check():
+    """Start and end a kernel: what keeps one from it is known before the runs, not after them."""
+    import nbclient
+
+    cell = nbformat.v4.new_code_cell(f"import sys\nassert sys.executable == {sys.executable!r}")
+    nbclient.execute(nbformat.v4.new_notebook(cells=[cell]), **_kernel())
+
+
+def _kernel():
+    """What starts the interpreter that runs here as the kernel.
 
     Where JUPYTER_PATH or the user's folder has a kernel of this name, it may be another's.
     """
@@ -69,7 +101,7 @@ def _this_python():
     class ThisPython(AsyncKernelManager):
         kernel_spec_manager = KernelSpecManager(kernel_dirs=[])  # ipykernel's own is left
 
-    return ThisPython
+    return {"kernel_name": "python3", "kernel_manager_class": ThisPython}
 
 
 def _tidy(book, inputs):
@@ -86,10 +118,10 @@ def _tidy(book, inputs):
 
 def _inputs(source, parameters, profile):
     """A hash of all that an executed notebook shows: source, parameters, package and records."""
-    package = sorted((records.ROOT / "curlora_lite").rglob("*.py"))
     found = sorted(records.runs_folder(profile).glob("*.json"))
-    digest = hashlib.sha256(json.dumps([parameters, records.workspace()]).encode())
-    for path in [source, *package, *found]:
+    shown = [parameters, records.workspace(), records.code_sha256()]
+    digest = hashlib.sha256(json.dumps(shown).encode())
+    for path in [source, *found]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -99,7 +131,6 @@ def one_page(paths, target):
 
     CannotWriteError where the folder of `target` is full or read-only.
     """
-    import nbformat
     from nbconvert import HTMLExporter
 
     books = [nbformat.read(path, 4) for path in paths]

@@ -7,9 +7,8 @@ from .specs import PRECISIONS
 
 def parser(description, runs):
     """An ArgumentParser. runs: name of a command -> the function that takes its options."""
-    whole = argparse.ArgumentParser(
-        prog="python -m curlora_lite.replication", description=description
-    )
+    name = "python -m curlora_lite.replication"
+    whole = argparse.ArgumentParser(prog=name, description=description)
     commands = whole.add_subparsers(required=True)
     for name, run in runs.items():
         command = commands.add_parser(name)

@@ -9,16 +9,8 @@ RANKS = (8, 16, 24)
 
 # The rows of both tables: (task, stage after which it is measured). Stages count from 1.
 # Perplexity, measured before and after everything, has no task.
-ROWS = (
-    (None, 0),
-    ("mrpc", 1),
-    ("sst2", 2),
-    ("mrpc", 2),
-    ("sentiment140", 3),
-    ("mrpc", 3),
-    ("sst2", 3),
-    (None, 3),
-)
+ROWS = ((None, 0), ("mrpc", 1), ("sst2", 2), ("mrpc", 2), ("sentiment140", 3), ("mrpc", 3))
+ROWS += (("sst2", 3), (None, 3))
 
 SENTIMENT_TEST_ROWS = 498  # what the author's code trains on
 

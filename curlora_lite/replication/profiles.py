@@ -83,10 +83,8 @@ def _tasks(train, scored, epochs, peaks):
 # Highest rate reached, of the nominal one: steps taken / 500 warm-up steps (Table 2's Sentiment140
 # has no schedule).
 WARMUP = 500  # steps
-PEAKS = {
-    "table1": (375 / WARMUP, 375 / WARMUP, 189 / WARMUP),
-    "table2": (345 / WARMUP, 471 / WARMUP, None),
-}
+PEAKS = {"table1": (375 / WARMUP, 375 / WARMUP, 189 / WARMUP)}
+PEAKS |= {"table2": (345 / WARMUP, 471 / WARMUP, None)}
 
 
 # Sizes and rates were chosen on the tune part, for time (15 minutes on two cores) and so that the
@@ -154,18 +152,8 @@ def profile_named(name):
     return PROFILES[name]
 
 
-def grid(
-    profile,
-    table,
-    *,
-    ranks=None,
-    seeds=None,
-    methods=None,
-    protocol=None,
-    precision=None,
-    fast="fp32",
-    checkpointing=False,
-):
+def grid(profile, table, *, ranks=None, seeds=None, methods=None, protocol=None,
+         precision=None, fast="fp32", checkpointing=False):  # fmt: skip
     """The RunSpecs of one table, head only first, then by rank.
 
     ranks, seeds, methods, precision: None for the profile's own. protocol: a Protocol, its text

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from .. import __version__
 from . import fetch, machine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,9 +57,14 @@ class RunRecord:
     provenance: dict = field(default_factory=dict)
 
 
+def results_folder(given=None):
+    """The checkout's `results`, or the folder that a caller or `RESULTS=DIR` names."""
+    return Path(given or os.environ.get("CURLORA_RESULTS") or ROOT / "results")
+
+
 def runs_folder(profile, results=None):
     """`results/<profile>/runs`."""
-    return Path(results or ROOT / "results") / profile / "runs"
+    return results_folder(results) / profile / "runs"
 
 
 def outputs(profile, results=None, **chosen):
@@ -66,12 +73,9 @@ def outputs(profile, results=None, **chosen):
     `results/<profile>` for the profile's own grid; for any other choice of ranks, seeds and so on a
     folder of its own below `selections`, so that it does not replace the profile's tables.
     """
-    folder = Path(results or ROOT / "results") / profile
-    named = []
-    for name, value in chosen.items():
-        if value or type(value) is int:  # seed 0
-            text = "-".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-            named.append(f"{name}-{re.sub(r'[^A-Za-z0-9-]+', '-', text)}")
+    folder = results_folder(results) / profile
+    given = {n: value for n, value in chosen.items() if value or type(value) is int}  # seed 0
+    named = [f"{n}-{re.sub('[^A-Za-z0-9-]+', '-', str(v)).strip('-')}" for n, v in given.items()]
     return folder / "selections" / "_".join(named) if named else folder
 
 
@@ -86,7 +90,7 @@ def save(record, path):
         old = f"{path.stem}-{fetch.sha256_of(path)[:10]}.json"
         with fetch.aside(path.parent / "superseded" / old) as part:
             shutil.copy2(path, part)
-    with fetch.aside(path) as part, open(part, "w") as file:
+    with fetch.aside(path) as part, open(part, "w", encoding="utf-8") as file:
         json.dump(dataclasses.asdict(record), file, indent=1)
         file.write("\n")
         file.flush()
@@ -96,7 +100,7 @@ def save(record, path):
 def load(path):
     """Read a record; ValueError, naming the file, for one that is not whole."""
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text("utf-8"))
         empty = vars(RunRecord({}))
         if set(content) != set(empty):
             raise ValueError(f"fields {sorted(set(content) ^ set(empty))} are missing or unknown")
@@ -130,29 +134,28 @@ def find(spec, results=None, own=None, statuses=RESULTS):
 
 
 def workspace():
-    """A random name for this working copy, made once and kept in the cache folder."""
+    """A random name for this working copy, made once and kept in the cache folder.
+
+    In a cache that several share, a name for each.
+    """
     path = fetch.cache_dir() / "workspace"
+    if path.parent != ROOT / "cache":
+        path = path.with_name(f"workspace-{hashlib.sha256(os.fsencode(ROOT)).hexdigest()[:10]}")
     if not path.exists():
         with fetch.alone(path):
             if not path.exists():
                 fetch.write(path, uuid.uuid4().hex[:12])
-    return path.read_text().strip()
+    return path.read_text("utf-8").strip()
 
 
 def provenance(device, rows):
     """Versions, machine and commit, as plain data; rows: `packed` or `padded` in training."""
-    return {
-        "workspace": workspace(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "python": platform.python_version(),
-        "packages": packages(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name() if device == "cuda" else machine.cpu_name(),
-        "rows": rows,
-        "threads": torch.get_num_threads(),
-        "cores": machine.cores(),
-        **commit(),
-    }
+    here = {"workspace": workspace(), "date": datetime.now(UTC).strftime("%Y-%m-%d")}
+    here |= {"python": platform.python_version(), "packages": packages()}
+    here |= {"platform": f"{platform.system()} {platform.machine()}"}
+    here |= {"device": torch.cuda.get_device_name() if device == "cuda" else machine.cpu_name()}
+    here |= {"rows": rows, "threads": torch.get_num_threads(), "cores": machine.cores()}
+    return here | commit()
 
 
 def packages():
@@ -165,15 +168,33 @@ _version = functools.cache(metadata.version)
 
 @functools.cache
 def commit():
-    """The checkout's `commit` and whether code differs from it (`dirty`); None outside git."""
+    """The checkout's `commit` and whether code differs from it (`dirty`).
+
+    Where it is no repository itself, as unpacked from an archive, or git is not there: the release
+    and the code's sha256; nothing differs from that.
+    """
     try:
-        head = _git("rev-parse", "HEAD").strip()
+        head = _git("rev-parse", "HEAD")
         # results are what runs write: they do not make the code another
         return {"commit": head, "dirty": bool(_git("status", "--porcelain", "--", ":!results"))}
     except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
+        return {"commit": f"release {__version__}, code {code_sha256()[:10]}", "dirty": False}
+
+
+def code_sha256():
+    """Of the package's files, one after the other in the order of their names."""
+    there = (path for path in (ROOT / "curlora_lite").rglob("*") if path.suffix in (".py", ".toml"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(there))).hexdigest()
+
+
+def short(commit):
+    """A `commit` as tables say it: ten digits of it, or the release as it is."""
+    known = commit if isinstance(commit, str) else "not known"
+    return re.sub("^([0-9a-f]{10})[0-9a-f]*$", r"\1", known)
 
 
 def _git(*arguments):
-    command = ["git", "-C", str(ROOT), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    """Of this repository alone: git would also find one around it, or one that a hook is of."""
+    command = ["git", "-C", str(ROOT), "--git-dir=.git", "--work-tree=.", *arguments]
+    done = subprocess.run(command, check=True, capture_output=True)
+    return done.stdout.decode(errors="replace").strip()

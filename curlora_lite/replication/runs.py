@@ -18,7 +18,7 @@ Its columns. Of the run:
 - `parameters`: trained in the adapter
 - `seconds`: of the whole run
 - `device`: processor or GPU
-- `commit`: of the code that computed the run
+- `commit`: of the code that computed the run; outside git, its release and the hash of its files
 - `version`: of the numbers (`sequence.VERSION`)
 
 Of the number:

@@ -11,19 +11,9 @@ import torch
 from .. import cur, scoring, training
 from ..adapters import adapter_layers, add_adapters, count_trainable, remove_adapters
 from ..configs import CURLoRAConfig, LoRAConfig
-from . import (
-    baselines,
-    checkpoints,
-    data,
-    first_contact,
-    inputs,
-    llama,
-    machine,
-    memory,
-    models,
-    records,
-)
+from . import checkpoints, data, first_contact, inputs, llama, machine, memory, models, records
 from .accuracy import Accuracy
+from .baselines import LoRAXSConfig
 
 # Of the numbers: raised by hand whenever a change moves any of them (tests/stored_run.json tells).
 # A record is reused under the same one only.
@@ -122,14 +112,9 @@ def _sequence(spec, loaded, record, progress, checkpoint, keep):
             progress(f"training {task.name}", len(train.ids) * task.epochs)
             continue
         progress(f"training {task.name}")
+        how = {"on_step": functools.partial(progress, f"training {task.name}"), "read": read}
         trained = training.train_task(
-            model.base_model,
-            head,
-            train,
-            recipe(spec, task),
-            pad_id,
-            on_step=lambda rows, name=task.name: progress(f"training {name}", rows),
-            read=read,
+            model.base_model, head, train, recipe(spec, task), pad_id, **how
         )
         norms = {n: layer.update_norm() / layer.weight_norm() for n, layer in adapter_layers(model)}
         stage = {"task": task.name, "training": trained, "norms": norms, "scores": {}}
@@ -190,7 +175,7 @@ def adapter_config(spec):
     if spec.method == "lora":
         return LoRAConfig(init=protocol.lora_init, **common)
     if spec.method == "lora-xs":
-        return baselines.LoRAXSConfig(**common)
+        return LoRAXSConfig(**common)
     selection = cur.Selection(protocol.weighting, protocol.replacement)
     return CURLoRAConfig(selection=selection, **common)
 
@@ -213,9 +198,8 @@ def _score(stage, before, spec, model, scored, progress, pad_id, read):
         progress(f"scoring {name}")
         # the author's code pads in this one task's evaluation
         last_position = _reads_padding(spec) and name.startswith("sentiment140")
-        stage["scores"][name] = kept.get(name) or score(
-            model.base_model, head, encoded, pad_id, last_position, read
-        )
+        given = (model.base_model, head, encoded, pad_id, last_position, read)
+        stage["scores"][name] = kept.get(name) or score(*given)
         progress(f"scoring {name}", len(encoded.ids))
 
 
@@ -237,9 +221,8 @@ def _perplexity(spec, loaded):
         context = loaded.model.config.max_position_embeddings
         return scoring.perplexity(loaded.model, ids, context, stride=context // 2)
     if len(ids) < spec.text_tokens:
-        raise ValueError(
-            f"text_tokens: got {spec.text_tokens}, expected at most {len(ids)}, all there are"
-        )
+        most = f"expected at most {len(ids)}, all there are"
+        raise ValueError(f"text_tokens: got {spec.text_tokens}, {most}")
     return scoring.perplexity(loaded.model, ids[: spec.text_tokens], spec.text_window)
 
 

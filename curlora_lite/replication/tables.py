@@ -8,16 +8,13 @@ import pandas as pd
 from .. import metrics
 from ..adapters import add_adapters, count_trainable, remove_adapters
 from ..configs import CURLoRAConfig, LoRAConfig
-from . import fetch, models, paper, runs
+from . import fetch, models, paper, records, runs
 from .specs import BESIDE as BASELINES
 from .specs import METHODS, method_label
 
-MODELS = {
-    "smollm2-135m": "SmolLM2-135M-Instruct",
-    "smollm2-135m-fused": "SmolLM2-135M-Instruct with fused projections",
-    "gpt2-large": "GPT-2 Large",
-    "mistral-7b": "Mistral-7B-v0.3",
-}
+MODELS = {"gpt2-large": "GPT-2 Large", "mistral-7b": "Mistral-7B-v0.3"}
+MODELS |= {"smollm2-135m": "SmolLM2-135M-Instruct"}
+MODELS |= {"smollm2-135m-fused": "SmolLM2-135M-Instruct with fused projections"}
 TASKS = {"mrpc": "MRPC", "sst2": "SST-2", "sentiment140": "Sentiment140"}
 # Scores that stand beside the published rows (see `inputs.examples`).
 BESIDE = {
@@ -200,8 +197,9 @@ def notes(frame, table, again):
     seeds = rows.seed.sort_values().astype(str).unique()
     many = "mean ± sample standard deviation over seeds" if len(seeds) > 1 else "seed"
     how = f"{first.precision}, protocol {first.protocol}; {many} {', '.join(seeds)}"
-    devices, commits = rows.device.astype(str).unique(), rows.commit.astype(str).str[:10].unique()
+    devices, commits = rows.device.astype(str).unique(), rows.commit.map(records.short).unique()
     where = f"{', '.join(devices)} at commit {', '.join(commits)}"
+    where = where.replace("commit release", "release")
     return [f"{what}, on {data}; {how}.", f"Computed on {where}. Again: `{again}`"]
 
 
@@ -235,8 +233,7 @@ def save(table, stem, caption, notes=()):
     said, csv = markdown(table, caption, notes), table.to_csv(lineterminator="\n")
     texts = {".md": said, ".csv": csv, ".tex": latex(table, caption, notes)}
     for suffix, text in texts.items():
-        with fetch.aside(Path(f"{stem}{suffix}")) as part:
-            part.write_text(text)
+        fetch.write(Path(f"{stem}{suffix}"), text)
     return said
 
 

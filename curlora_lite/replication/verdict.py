@@ -10,23 +10,16 @@ from .conclusions import CONTRADICTED
 COLUMNS = {"ACC": "accuracy", "Forgetting": "forgetting", "Perplexity after/before": "perplexity ×"}
 
 # Each with the assertion that holds it, of the first table's means.
-SENTENCES = (
-    (
-        "Language model: perplexity ×{curlora.ratio:.2f} with CURLoRA-{rank}, "
-        "×{lora.ratio:.2f} with LoRA as published.",
-        lambda curlora, lora, head: curlora.ratio < lora.ratio,
+SENTENCES = {
+    "Language model: perplexity ×{curlora.ratio:.2f} with CURLoRA-{rank}, "
+    "×{lora.ratio:.2f} with LoRA as published.": (
+        lambda curlora, lora, head: curlora.ratio < lora.ratio
     ),
-    (
-        "Earlier tasks: CURLoRA keeps them (forgetting {curlora.forgetting:+.2f}; "
-        "LoRA {lora.forgetting:+.2f}).",
-        lambda curlora, lora, head: curlora.forgetting < 0.03,
-    ),
-    (
-        "But it learns little beyond a head on the frozen model: accuracy {curlora.acc:.2f} "
-        "against {head.acc:.2f}.",
-        lambda curlora, lora, head: curlora.acc - head.acc < 0.05,
-    ),
-)
+    "Earlier tasks: CURLoRA keeps them (forgetting {curlora.forgetting:+.2f}; "
+    "LoRA {lora.forgetting:+.2f}).": lambda curlora, lora, head: curlora.forgetting < 0.03,
+    "But it learns little beyond a head on the frozen model: accuracy {curlora.acc:.2f} "
+    "against {head.acc:.2f}.": lambda curlora, lora, head: curlora.acc - head.acc < 0.05,
+}
 
 
 def show(frame):
@@ -59,5 +52,5 @@ def sentences(means):
     shown = {name: row.round(2) + 0.0 for name, row in found.items()}  # no minus before a zero
     return [
         ("" if holds(**found) else f"{CONTRADICTED}: ") + said.format(rank=rank, **shown)
-        for said, holds in SENTENCES
+        for said, holds in SENTENCES.items()
     ]

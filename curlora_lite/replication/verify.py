@@ -67,10 +67,10 @@ def verify(kept):
 
     In fp32 where this machine has no products in a record's bf16. Columns: see `compare`.
     """
-    measured, rows = json.loads(TOLERANCES.read_text()), {}
+    measured, rows = json.loads(TOLERANCES.read_text("utf-8")), {}
     own = {} if machine.fast_precision() == "bf16" else {"precision": "fp32"}
-    by_threads = {}
-    for key, record in kept.items():  # threads decide the order of sums
+    by_threads = {}  # each with those that the record's run had: they decide the order of sums
+    for key, record in kept.items():
         by_threads.setdefault(record.provenance["threads"], []).append(key)
     for threads, keys in by_threads.items():
         specs, at = [RunSpec.from_dict(kept[key].spec | own) for key in keys], {}

@@ -77,7 +77,7 @@ class Author:
     def __init__(self, code, folder, run):
         self.code, self.folder, self.run = Path(code), Path(folder), run
         self.given = torch.load(self.folder / f"{run}.ours.pt")
-        self.settings = json.loads((self.folder / "settings.json").read_text())[run.split()[0]]
+        self.settings = json.loads((self.folder / "settings.json").read_text("utf-8"))[run.split()[0]]
         self.found = {"losses": [], "rates": [], "perplexity": [], "evaluations": []}
         self.found |= {"probabilities": [], "transformers": transformers.__version__}
 
@@ -97,7 +97,7 @@ class Author:
         """One of the author's modules, imported; values: of its globals, set afterwards."""
         made = sys.modules[name] = types.ModuleType(name)
         exec(
-            compile(self.source((self.code / f"{name}.py").read_text()), name, "exec"),
+            compile(self.source((self.code / f"{name}.py").read_text("utf-8")), name, "exec"),
             made.__dict__,
         )
         for key, value in values.items():
@@ -107,7 +107,7 @@ class Author:
 
     def hand_over(self):
         """Put what is ours, and what watches, in the place of what the notebooks ask for."""
-        rows = json.loads((self.folder / "rows.json").read_text())
+        rows = json.loads((self.folder / "rows.json").read_text("utf-8"))
         rows = {
             name: {part: Rows(**kept) for part, kept in parts.items()}
             for name, parts in rows.items()
@@ -254,7 +254,7 @@ class Author:
         lora.LoRALayer = Given
         self.watch(self.module("utils", max_len=self.settings["max_length"]))
         here = {"__name__": "__main__"}
-        for cell in json.loads((self.code / NOTEBOOKS[self.run]).read_text())["cells"]:
+        for cell in json.loads((self.code / NOTEBOOKS[self.run]).read_text("utf-8"))["cells"]:
             if cell["cell_type"] == "code":
                 exec(self.source("".join(cell["source"])), here)
             if len(self.found["perplexity"]) == 2:

@@ -70,7 +70,7 @@ def by_hand():
     """The Mutants of `faults.FAULTS`. ValueError for one whose text is not in its file once."""
     found = []
     for fault in faults.FAULTS:
-        before = (ROOT / fault.file).read_text()
+        before = (ROOT / fault.file).read_text("utf-8")
         old, new = written(fault, fault.old), written(fault, fault.new)
         if before.count(old) != 1 or old == new:
             raise ValueError(f"{fault.file}: {before.count(old)} times {fault.old!r}, expected once")
@@ -91,7 +91,7 @@ def generated(number, seed):
 
     places, made = {}, []
     for file in (name for name in faults.TESTS if name.endswith(".py")):
-        lines = (ROOT / file).read_text().splitlines()
+        lines = (ROOT / file).read_text("utf-8").splitlines()
         for (line, column), change in changes("\n".join(lines) + "\n"):
             # drawn by what stands there: a change elsewhere leaves the rest of the sample as it is
             near = "\n".join(lines[max(0, line - 3) : line + 2])
@@ -99,7 +99,7 @@ def generated(number, seed):
             places.setdefault((drawn, file), []).append(change)
     for drawn, file in sorted(places):
         name, occurrence = random.Random(drawn).choice(places[drawn, file])
-        before = (ROOT / file).read_text()
+        before = (ROOT / file).read_text("utf-8")
         after = mutate_code(before, get_operator(name)(), occurrence)
         if after not in (None, before):
             made.append(Mutant("generated", name.removeprefix("core/"), file, before, after))
@@ -135,7 +135,7 @@ def copied(folder):
     """The checkout as it is in the working tree, under `folder`, with its history."""
     subprocess.run(["git", "clone", "--quiet", "--shared", ROOT, folder], check=True)
     listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0")
+    names = subprocess.run(listed, check=True, capture_output=True, encoding="utf-8").stdout.split("\0")
     for name in filter(None, names):
         target = Path(folder, name)
         if not (ROOT / name).exists():
@@ -155,12 +155,12 @@ def tried(mutant, folder, good):
         if tests not in good and (broken := failed(folder, tests, LIMIT)):
             return BROKEN, broken, spent
         good.add(tests)
-        path.write_text(mutant.after)
+        path.write_text(mutant.after, "utf-8")
         begun = time.monotonic()
         try:
             said = failed(folder, tests, LIMIT)
         finally:
-            path.write_text(mutant.before)
+            path.write_text(mutant.before, "utf-8")
         spent += time.monotonic() - begun
         if said:
             return NOTICED, said, spent
@@ -174,7 +174,7 @@ def failed(folder, tests, seconds):
     if pid == 0:
         os.setsid()
         os.chdir(folder)
-        with open(log, "w") as file:
+        with open(log, "w", encoding="utf-8") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
         sys.path[:0] = [str(folder), str(folder / "tests")]
@@ -201,7 +201,7 @@ def failed(folder, tests, seconds):
         os.killpg(pid, signal.SIGKILL)  # what it left
     if status == 0:
         return None
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line[:6] in ("FAILED", "ERROR ")]
+    lines = [line for line in log.read_text("utf-8", "replace").splitlines() if line[:6] in ("FAILED", "ERROR ")]
     return lines[0].split(" - ")[0].split(" ", 1)[1].removeprefix("tests/") if lines else f"{tests}: {status}"
 
 
@@ -233,7 +233,7 @@ def compute(mutants, workers):
             pids.append(pid)
         os.close(write)
         try:
-            with open(read) as lines:
+            with open(read, encoding="utf-8") as lines:
                 for line in lines:
                     result = json.loads(line)
                     if result["outcome"] == BROKEN:
@@ -249,13 +249,13 @@ def known():
     """number -> line of `mutants.csv`."""
     if not FOUND.exists():
         return {}
-    with open(FOUND, newline="") as file:
+    with open(FOUND, newline="", encoding="utf-8") as file:
         return {row["number"]: row for row in csv.DictReader(file)}
 
 
 def kept(rows):
     """Write `mutants.csv` and the table; returns the table."""
-    with open(FOUND, "w", newline="") as file:
+    with open(FOUND, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(sorted(rows, key=lambda row: (row["source"], row["file"], int(row["line"]))))
@@ -265,7 +265,7 @@ def kept(rows):
         same, noticed = outcomes.count(EQUIVALENT), outcomes.count(NOTICED)
         share = f"{100 * noticed / (len(outcomes) - same):.1f} %" if len(outcomes) > same else "–"
         lines.append(f"| {source} | {len(outcomes)} | {same} | {noticed} | {share} |")
-    TABLE.write_text("\n".join(lines) + "\n")
+    TABLE.write_text("\n".join(lines) + "\n", "utf-8")
     left = [row for row in rows if row["outcome"] == SURVIVED]
     return "\n".join([*lines, "", *("{number} {file}:{line} {old} → {new}".format(**row) for row in left)])
 

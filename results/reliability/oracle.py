@@ -74,7 +74,7 @@ def prepare(folder):
         whole = {"columns": dict(zip(columns, kept, strict=True)), "length": len(found)}
         rows.setdefault(name, {})[split] = whole
         texts += [text for values in kept for text in values if isinstance(text, str)]
-    (folder / "rows.json").write_text(json.dumps(rows))
+    (folder / "rows.json").write_text(json.dumps(rows), "utf-8")
     tokenizer(folder, texts)
     settings, built = {}, {}
     for table, (profile, _, text_tokens, config) in TABLES.items():
@@ -94,7 +94,7 @@ def prepare(folder):
         weights = {n: t.clone() for n, t in model.state_dict().items() if n not in tied}
         save_file(weights, folder / f"{config['model_type']}.safetensors")
         built[table] = {"model": model.eval().requires_grad_(False)}
-    (folder / "settings.json").write_text(json.dumps(settings))
+    (folder / "settings.json").write_text(json.dumps(settings), "utf-8")
     return {table: own | built[table] for table, own in settings.items()}
 
 
@@ -119,7 +119,7 @@ def tokenizer(folder, texts):
         content = json.loads(made.to_str())
         merges = content["model"]["merges"]  # as the author's time wrote them
         content["model"]["merges"] = [m if isinstance(m, str) else " ".join(m) for m in merges]
-        (folder / f"{kind}.json").write_text(json.dumps(content))
+        (folder / f"{kind}.json").write_text(json.dumps(content), "utf-8")
 
 
 def ours(run, folder, settings, protocol="published"):
@@ -230,18 +230,18 @@ def write(found, changed, author, theirs):
     shown = pd.DataFrame(table).T.fillna("–").rename_axis("largest difference")
     shown["compared"] = shown["compared"].map("{:,}".format)
     commit = ["git", "-C", author, "rev-parse", "HEAD"]
-    commit = subprocess.run(commit, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(commit, capture_output=True, encoding="utf-8").stdout.strip()
     here = records.commit()
     unclean = " and changes" if here["dirty"] else ""
     version = torch.__version__.split("+")[0]
     note = (
-        f"Computed {datetime.now(UTC):%Y-%m-%d} at commit {str(here['commit'])[:10]}{unclean}; the "
+        f"Computed {datetime.now(UTC):%Y-%m-%d} at commit {records.short(here['commit'])}{unclean}; the "
         f"author's at {commit[:10] or 'no commit'}. torch {version} on both sides, "
         f"transformers {transformers.__version__} here, {theirs} there. Losses and perplexity "
         "relative, weights as shares of the largest, answers as a count of rows."
     )
     with fetch.aside(HERE / "tables" / "oracle.md") as part:
-        part.write_text(f"{shown.to_markdown(disable_numparse=True)}\n\n{note}\n")
+        part.write_text(f"{shown.to_markdown(disable_numparse=True)}\n\n{note}\n", "utf-8")
     pages.fill(HERE / "README.md")
 
 

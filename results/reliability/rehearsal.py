@@ -201,7 +201,7 @@ def mirror(data):
         at.mkdir(parents=True)
         texts = dict(zip(("tokenizer.json", "tokenizer_config.json"), tokenizer(), strict=True))
         for file, content in ({"config.json": config} | texts).items():
-            (at / file).write_text(json.dumps(content))
+            (at / file).write_text(json.dumps(content), "utf-8")
         tensors = weights(config, dtype)
         if name == "gpt2-large":
             save_file(tensors, at / "model.safetensors", metadata={"format": "pt"})
@@ -213,7 +213,7 @@ def mirror(data):
             part = dict(list(tensors.items())[i::SHARDS])
             save_file(part, at / file, metadata={"format": "pt"})
             index["weight_map"] |= dict.fromkeys(part, file)
-        (at / "model.safetensors.index.json").write_text(json.dumps(index))
+        (at / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
     return folder
 
 
@@ -221,7 +221,7 @@ def checkout():
     """A copy of this checkout's files with its environment, for results that must not stay."""
     folder = FOLDER / "checkout"
     listed = ["git", "-C", records.ROOT, "ls-files", "-co", "--exclude-standard"]
-    names = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.splitlines()
+    names = subprocess.run(listed, check=True, capture_output=True, encoding="utf-8").stdout.splitlines()
     for name in names:
         if (records.ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -242,7 +242,7 @@ def make(folder, *words):
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
     ) as process:
         output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)  # of its children too
@@ -293,10 +293,10 @@ def main():
     changed = " and changes" if here["dirty"] else ""
     note = (
         f"Random weights: GPT-2 Large whole, Mistral-7B with 2 of its 32 layers; fp32, 4 rows a "
-        f"task. {datetime.now(UTC):%Y-%m-%d}, commit {str(here['commit'])[:10]}{changed}."
+        f"task. {datetime.now(UTC):%Y-%m-%d}, commit {records.short(here['commit'])}{changed}."
     )
     with fetch.aside(HERE / "tables" / "rehearsal.md") as part:
-        part.write_text(f"{pd.DataFrame(rows).to_markdown(index=False)}\n\n{note}\n")
+        part.write_text(f"{pd.DataFrame(rows).to_markdown(index=False)}\n\n{note}\n", "utf-8")
     pages.fill(HERE / "README.md")
 
 

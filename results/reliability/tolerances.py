@@ -75,10 +75,11 @@ def main():
         return compute(*sys.argv[1:])
     rows = found()
     with fetch.aside(verify.TOLERANCES) as part:
-        part.write_text(json.dumps(tolerances(rows), indent=1) + "\n")
+        part.write_text(json.dumps(tolerances(rows), indent=1) + "\n", "utf-8")
     shown = rows.drop(columns="method").groupby(["model", "run", "kind"], sort=False).max()
+    text = shown.reset_index().to_markdown(index=False, floatfmt=".2g")
     with fetch.aside(HERE / "tables" / "tolerances.md") as part:
-        part.write_text(shown.reset_index().to_markdown(index=False, floatfmt=".2g") + "\n")
+        part.write_text(text + "\n", "utf-8")
 
 
 if __name__ == "__main__":
