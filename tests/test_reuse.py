@@ -40,10 +40,6 @@ def raised(path, patch):
     patch.setattr(sequence, "VERSION", sequence.VERSION + 1)
 
 
-def older(path, patch):
-    edit(path, lambda content: content.update(version=sequence.VERSION - 1))
-
-
 def other_packages(path, patch):
     patch.setattr(records, "packages", lambda: {"torch": "another"})
 
@@ -68,7 +64,7 @@ def somebody_elses(path, patch):
     edit(path, lambda content: content["provenance"].update(workspace="somebody"))
 
 
-CHANGES = [raised, older, other_packages, other_model, other_label, other_text, somebody_elses]
+CHANGES = [raised, other_packages, other_model, other_label, other_text, somebody_elses]
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)

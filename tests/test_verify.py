@@ -116,7 +116,6 @@ def test_records_of_another_version_need_not_be_equal(run):
     """Nor have all that is kept now: answers, and which text was read."""
     old = changed(run, "no answers")
     del old.data["text"]
-    assert verify.compare(old, changed(run, "nothing"), MEASURED)["compared"] == BITS
     old.version -= 1
     said = verify.compare(old, changed(run, "loss", 0.9), MEASURED)
     assert (said["compared"], said["holds"]) == (TABLES, "yes")

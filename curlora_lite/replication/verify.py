@@ -146,7 +146,8 @@ def deviations(record, again):
     largest = off.groupby("measure").max()
     answers = both[["answers", "answers again"]].dropna()
     shares = [sum(map(str.__ne__, *pair)) / len(pair[0]) for pair in answers.to_numpy()]
-    return {kind: largest.get(kind, 0.0) for kind in STATED} | {"answers": max(shares, default=0.0)}
+    stated = {kind: largest.get(kind, 0.0) for kind in STATED}
+    return stated | {"answers": max(shares, default=math.nan)}
 
 
 def _stated(record):
