@@ -1,12 +1,13 @@
 """Slow: the embedded corpus and model themselves, in both forms."""
 
 import dataclasses
+import os
 from collections import Counter
 
 import pytest
 import torch
 
-from curlora_lite import scoring
+from curlora_lite import adapter_layers, load_adapter, remove_adapters, scoring
 from curlora_lite.replication import (
     corpus,
     data,
@@ -16,8 +17,10 @@ from curlora_lite.replication import (
     llama,
     models,
     profiles,
+    records,
     sequence,
 )
+from curlora_lite.replication.specs import RunSpec
 from curlora_lite.training import encode, features, pad
 
 pytestmark = pytest.mark.slow
@@ -111,3 +114,23 @@ def test_side_by_side_equals_one_after_the_other(tmp_path):
         torch.set_num_threads(threads)
     together = grids.run_grid(specs, tmp_path / "together", workers=2)
     assert list(map(numbers, alone)) == list(map(numbers, together))
+
+
+def test_a_kept_adapter_is_that_of_its_record(committed, monkeypatch):
+    """By the norm of each projection's update; where the paper's data are, by perplexity too."""
+    folders = list(committed.glob("*/adapters/*"))
+    if not folders:
+        pytest.skip("no run that keeps its adapter is committed")
+    for folder in folders:
+        record = records.load(folder.parents[1] / "runs" / f"{folder.name}.json")
+        spec = RunSpec.from_dict(record.spec)
+        loaded = models.load(spec.model.name, spec.precision)
+        load_adapter(loaded.model, folder, check_base="exact")
+        layers = dict(adapter_layers(loaded.model))
+        norms = {name: layer.update_norm() / layer.weight_norm() for name, layer in layers.items()}
+        assert norms == pytest.approx(record.stages[-1]["norms"], rel=1e-5)
+        if mirror := os.environ.get("CURLORA_TEST_MIRROR"):
+            monkeypatch.setenv("CURLORA_MIRROR", mirror)
+            found = sequence._perplexity(spec, loaded)["perplexity"]
+            assert found == pytest.approx(record.perplexity["final"]["perplexity"], rel=2e-3)
+        remove_adapters(loaded.model)
