@@ -1,5 +1,7 @@
 """Heads, wrapped models, folding, export: what somebody's own training script leans on."""
 
+import warnings
+
 import peft
 import pytest
 import torch
@@ -267,6 +269,38 @@ def test_folding_leaves_the_task_in_the_weights_and_the_next_begins_from_there()
     assert torch.equal(answer(model), second)
     cl.remove_adapters(model)
     assert all(torch.equal(value, weights[n]) for n, value in model.state_dict().items())
+
+
+def test_one_added_to_a_merged_model_stands_on_what_came_out(tmp_path):
+    """With a warning: the first is then in the weights for good. Loading does the same."""
+    model, again, other = trained(tiny(GPT2)), trained(tiny(GPT2)), trained(tiny(GPT2), "one")
+    for one in (model, again, trained(other)):
+        cl.merge_adapters(one)
+    merged = answer(model)
+    for one, values, message in ((model, {"rank": 99}, "rank: got 99"), (other, {}, "adapters, one")):
+        with pytest.raises(ValueError, match=message):
+            cl.add_adapters(one, config(**values), "second")
+        assert cl.active_adapter(one) == "default"
+    with pytest.warns(UserWarning, match="'default' is merged, and stays in the weights for good"):
+        cl.save_adapter(trained(model, "second", seed=2), tmp_path)
+    with pytest.warns(UserWarning, match="'default' is merged"):
+        cl.load_adapter(again, tmp_path, check_base="exact")
+    assert torch.equal(answer(again), answer(model)) and not close(answer(model), merged)
+    cl.remove_adapters(again)
+    assert torch.equal(answer(again), merged)
+
+
+def test_a_classifier_is_told_that_its_head_is_not_in_the_file(tmp_path):
+    """As files of older versions, and of language models, have none."""
+    model, other = tiny("LlamaForCausalLM"), tiny("LlamaForSequenceClassification")
+    other.model.load_state_dict(model.model.state_dict())
+    cl.save_adapter(trained(model), tmp_path)
+    with pytest.warns(UserWarning, match="saved without score, the head of this LlamaForSequenceC"):
+        cl.load_adapter(other, tmp_path)
+    cl.save_adapter(trained(other, "two"), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cl.load_adapter(other, tmp_path, "with its own")
 
 
 def test_one_that_is_not_active_is_merged_by_name_or_nothing_changes():
