@@ -1,16 +1,17 @@
 """Adapters together with what people use beside them: dtypes, checkpointing, compile, Trainer, …"""
 
 import copy
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from small_runs import tiny_llama
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
-from curlora_lite import (
-    CURLoRAConfig,
-    LoRAConfig,
-    adapter_layers,
-    add_adapters,
-)
+from curlora_lite import CURLoRAConfig, LoRAConfig, adapter_layers, add_adapters
 
 IDS = torch.tensor([[1, 5, 9, 3, 7, 2], [2, 2, 8, 60, 4, 11]])
 CONFIGS = {"curlora": CURLoRAConfig(rank=4, seed=3), "lora": LoRAConfig(rank=4, seed=3)}
@@ -48,6 +49,52 @@ def test_half_precision_weights_train_fp32_adapters(llama, method, dtype):
     for name, gradient in found.items():
         assert gradient.dtype == torch.float32
         assert (gradient - expected[name]).norm() < 0.05 * expected[name].norm()
+
+
+@pytest.mark.parametrize("how", ["checkpointing", "compiled"])
+@pytest.mark.parametrize("method", CONFIGS)
+def test_the_same_gradients_checkpointed_or_compiled(llama, method, how):
+    """Compiled through Dynamo and AOTAutograd, in one graph."""
+    model = started(llama, CONFIGS[method]).train()
+    loss_of(model).backward()
+    expected = gradients(model)
+    model.zero_grad()
+    if how == "checkpointing":
+        model.gradient_checkpointing_enable()
+    else:
+        model = torch.compile(model, backend="aot_eager", fullgraph=True)
+    loss_of(model).backward()
+    torch.testing.assert_close(gradients(llama), expected, rtol=1e-4, atol=1e-6)
+
+
+def half(rank, file):
+    """One of two processes: the mean over halves of a batch is the whole batch's gradient."""
+    distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    ids = torch.arange(24).view(4, 6)
+    own = ids[2 * rank :][:2]
+    both, whole, alone = (started(tiny_llama(), CONFIGS["curlora"]) for _ in range(3))
+    for model, rows in ((DistributedDataParallel(both), own), (whole, ids), (alone, own)):
+        loss_of(model, rows).backward()
+    found, expected, other = (gradients(model) for model in (both, whole, alone))
+    for name, gradient in expected.items():
+        bound = 1e-4 * gradient.norm()
+        assert (found[name] - gradient).norm() < bound < (other[name] - gradient).norm()
+    with pytest.warns(UserWarning, match="averages gradients of the parameters that it found"):
+        add_adapters(DistributedDataParallel(tiny_llama()), CONFIGS["lora"])
+    distributed.destroy_process_group()
+
+
+def test_two_processes_give_the_gradients_of_one(tmp_path):
+    """In a process of its own: it forks, and forks after products in several threads may hang."""
+    script = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import torch; torch.set_num_threads(1)
+import test_works_with as here
+torch.multiprocessing.start_processes(here.half, ({str(tmp_path / "store")!r},), 2, start_method="fork")
+"""
+    command, root = [sys.executable, "-c", script], Path(__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_packed_weights_are_refused_with_a_reason(llama):
