@@ -1,7 +1,6 @@
 """Slow: the embedded corpus and model themselves, in both forms."""
 
 import dataclasses
-import os
 from collections import Counter
 
 import pytest
@@ -20,7 +19,6 @@ from curlora_lite.replication import (
     records,
     sequence,
 )
-from curlora_lite.replication.specs import RunSpec
 from curlora_lite.training import encode, features, pad
 
 pytestmark = pytest.mark.slow
@@ -116,21 +114,17 @@ def test_side_by_side_equals_one_after_the_other(tmp_path):
     assert list(map(numbers, alone)) == list(map(numbers, together))
 
 
-def test_a_kept_adapter_is_that_of_its_record(committed, monkeypatch):
-    """By the norm of each projection's update; where the paper's data are, by perplexity too."""
+def test_a_kept_adapter_is_that_of_its_record(committed):
+    """By the norm of each projection's update."""
     folders = list(committed.glob("*/adapters/*"))
     if not folders:
         pytest.skip("no run that keeps its adapter is committed")
     for folder in folders:
         record = records.load(folder.parents[1] / "runs" / f"{folder.name}.json")
-        spec = RunSpec.from_dict(record.spec)
+        spec = profiles.RunSpec.from_dict(record.spec)
         loaded = models.load(spec.model.name, spec.precision)
         load_adapter(loaded.model, folder, check_base="exact")
         layers = dict(adapter_layers(loaded.model))
         norms = {name: layer.update_norm() / layer.weight_norm() for name, layer in layers.items()}
         assert norms == pytest.approx(record.stages[-1]["norms"], rel=1e-5)
-        if mirror := os.environ.get("CURLORA_TEST_MIRROR"):
-            monkeypatch.setenv("CURLORA_MIRROR", mirror)
-            found = sequence._perplexity(spec, loaded)["perplexity"]
-            assert found == pytest.approx(record.perplexity["final"]["perplexity"], rel=2e-3)
         remove_adapters(loaded.model)

@@ -112,6 +112,7 @@ def test_names_that_match_nothing_are_refused():
         ({"modules_to_save": ["scores"]}, "'scores' matches no module .*: score"),
         ({"target_modules": ["score"]}, "trained whole, as modules_to_save: score"),
         ({"target_modules": "c_attn"}, "'c_attn' matches no .* string is a regular expression"),
+        ({"target_modules": ["c_fc", "attn"]}, "'attn' matches no .*: c_attn, c_fc, c_proj;"),
     ):
         with pytest.raises(ValueError, match=message):
             cl.add_adapters(model, config(**values))

@@ -1,6 +1,5 @@
 """Adapters together with what people use beside them: dtypes, checkpointing, compile, Trainer, …"""
 
-import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -34,21 +33,6 @@ def started(model, config, scale=0.1):
 
 def gradients(model):
     return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("method", CONFIGS)
-def test_half_precision_weights_train_fp32_adapters(llama, method, dtype):
-    """Gradients within 5 % of fp32's: two layers' roundings of 8 (11) bits."""
-    half = started(copy.deepcopy(llama).to(dtype), CONFIGS[method])
-    full = started(llama, CONFIGS[method])
-    for model in (half, full):
-        loss_of(model).backward()
-    found, expected = gradients(half), gradients(full)
-    assert found.keys() == expected.keys()
-    for name, gradient in found.items():
-        assert gradient.dtype == torch.float32
-        assert (gradient - expected[name]).norm() < 0.05 * expected[name].norm()
 
 
 @pytest.mark.parametrize("how", ["checkpointing", "compiled"])
@@ -88,9 +72,10 @@ def test_two_processes_give_the_gradients_of_one(tmp_path):
     """In a process of its own: it forks, and forks after products in several threads may hang."""
     script = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-import torch; torch.set_num_threads(1)
-import test_works_with as here
-torch.multiprocessing.start_processes(here.half, ({str(tmp_path / "store")!r},), 2, start_method="fork")
+import torch, test_works_with
+torch.set_num_threads(1)
+file = {str(tmp_path / "store")!r}
+torch.multiprocessing.start_processes(test_works_with.half, (file,), 2, start_method="fork")
 """
     command, root = [sys.executable, "-c", script], Path(__file__).parents[1]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=240)
