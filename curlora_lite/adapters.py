@@ -73,9 +73,9 @@ def add_adapters(model, config, name="default"):
     a model whose adapter is merged it stands on the merged weights: that one is folded (see
     `fold_adapter`), with a warning.
     model: may be wrapped (`torch.compile`, DataParallel, …), here and in every other function.
-    ValueError if a target matches nothing, the name is taken, a weight has no numbers (zeros, or the
-    meta device without a hook of accelerate's), or the rank is too large for a projection; the model
-    is then as it was.
+    ValueError if a target matches nothing, the name is taken, a weight has no numbers (zeros, or
+    the meta device without a hook of accelerate's), or the rank is too large for a projection; the
+    model is then as it was.
     Source: §4 (which projections: §6.2).
     """
     warn_of_parameters_unknown_to(model)

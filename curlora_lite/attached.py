@@ -118,9 +118,9 @@ def install(model, name):
 
 
 def base_for(model, name):
-    """A block in which `model` is what an adapter to be called `name` stands on: its base, or, where
-    an adapter is merged, what came out of that. ValueError if the name is taken, or others would
-    lose their base.
+    """A block in which `model` is what an adapter called `name` is to stand on: the bare base or,
+    where an adapter is merged, what came out. ValueError if the name is taken, or others would lose
+    their base.
     """
     attached = attached_to(model)
     if attached.merged:
