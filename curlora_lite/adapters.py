@@ -183,6 +183,7 @@ def merge_adapters(model, name=None):
     if name != before:
         install(model, name)
     try:
+        heads.finite_tensors(heads_of(model))
         merged = _merged(model, layers_of(model))
     except BaseException:
         install(model, before)

@@ -80,11 +80,3 @@ torch.multiprocessing.start_processes(test_works_with.half, (file,), 2, start_me
     command, root = [sys.executable, "-c", script], Path(__file__).parents[1]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_packed_weights_are_refused_with_a_reason(llama):
-    """As other libraries than bitsandbytes pack one: its rows and columns cannot be indexed."""
-    projection = llama.model.layers[0].self_attn.q_proj
-    projection.weight = torch.nn.Parameter(torch.zeros(512, 1), requires_grad=False)
-    with pytest.raises(TypeError, match=r"packed into \(512, 1\), expected \(32, 32\); quantise"):
-        add_adapters(llama, CURLoRAConfig(rank=1))

@@ -574,7 +574,7 @@ of(
 )
 of(
     "curlora_lite/peft_files.py",
-    ("PEFT's alpha not times the rank", '"lora_alpha": config.alpha * config.rank', '"lora_alpha": config.alpha'),
+    ("PEFT's alpha not times the rank", '"alpha times rank", config.alpha * config.rank', '"alpha times rank", config.alpha'),
     ("A and B exchanged", '("lora_A", "lora_B"), layer', '("lora_B", "lora_A"), layer'),
     ("heads left behind", "        tensors |= finite_tensors({path: head})\n", "        pass\n"),
     ("no fan-in fan-out", "isinstance(layer.base, Conv1D) for layer", "False for layer"),
