@@ -17,6 +17,11 @@ MODELS = {  # projections: those its code reads, or computes with past their for
 }
 
 
+def close(found, expected):
+    """To fp32 rounding of some layers, of which Mamba takes exponentials."""
+    return (found - expected).norm() < 1e-3 * expected.norm()
+
+
 def check(model, config, output):
     """Starts at the base; each adapter gets a gradient; merged is the same, in both modes."""
     base = output(model)
@@ -24,13 +29,13 @@ def check(model, config, output):
     adapted = output(model)
     adapted.square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters() if p.requires_grad)
-    assert gradients(model) and not torch.allclose(adapted, base, atol=1e-3)
+    assert gradients(model) and not close(adapted, base)
     with torch.no_grad():  # where fused paths are taken
-        torch.testing.assert_close(output(model), adapted, rtol=0, atol=1e-4)
+        assert close(output(model), adapted)
         with cl.disable_adapters(model):
-            torch.testing.assert_close(output(model), base, rtol=0, atol=1e-5)
+            assert close(output(model), base)
         cl.merge_adapters(model)
-        torch.testing.assert_close(output(model), adapted, rtol=0, atol=1e-4)
+        assert close(output(model), adapted)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -44,8 +49,8 @@ def test_projections_that_are_looked_into(method, name):
 
 def test_an_export_names_what_peft_would_leave_out(tmp_path):
     model = tiny("MambaForCausalLM")
-    cl.add_adapters(model, cl.CURLoRAConfig(rank=2, target_modules=["dt_proj", "x_proj"]))
-    with pytest.warns(UserWarning, match=r"weights of \S+0\.mixer\.dt_proj, \S+1\.mixer\.dt_proj"):
+    cl.add_adapters(model, cl.CURLoRAConfig(rank=2, target_modules=["dt_proj", "in_proj"]))
+    with pytest.warns(UserWarning, match=r"of \S+0\.mixer\.dt_proj, \S+1\.mixer\.dt_proj thems"):
         cl.export_to_peft(model, tmp_path)
 
 
