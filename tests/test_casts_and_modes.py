@@ -61,8 +61,7 @@ def test_the_same_weights_in_another_precision(method, over, onto, known, tmp_pa
     cl.save_adapter(started(tiny_llama().to(CASTS[over]), CONFIGS[method]), tmp_path)
     model, whole = tiny_llama().to(CASTS[onto.split()[-1]]), tiny_llama()
     if onto.startswith("partly"):  # as T5 keeps some in fp32
-        for layer, kept in zip(model.model.layers, whole.model.layers, strict=True):
-            layer.self_attn.v_proj = kept.self_attn.v_proj
+        model.model.layers[0].self_attn.v_proj = whole.model.layers[0].self_attn.v_proj
     with pytest.raises(cl.AdapterFileError, match="is not the one this adapter was trained on"):
         cl.load_adapter(model, tmp_path, check_base="exact")
     if known:

@@ -124,7 +124,6 @@ def test_the_readmes_lines_load_the_adapter_of_a_record(monkeypatch):
     exec(more[0], values := {})
     name = re.search(r"adapters/([\w-]+)", more[0])[1]
     record = records.load(records.runs_folder("smollm2") / f"{name}.json")
-    found = adapter_layers(values["model"])
-    norms = {name: layer.update_norm() / layer.weight_norm() for name, layer in found}
+    norms = {n: m.update_norm() / m.weight_norm() for n, m in adapter_layers(values["model"])}
     assert norms == pytest.approx(record.stages[-1]["norms"], rel=1e-5)
     remove_adapters(values["model"])
