@@ -19,8 +19,8 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from . import heads, weights
-from .adapters import adapter_names, attach, trainable_as_before
-from .attached import config_of, disable_adapters, heads_of, layers_of, left_out, refuse_merged
+from .adapters import attach, trainable_as_before
+from .attached import base_for, config_of, heads_of, layers_of, left_out, refuse_merged
 from .base_check import CHECKS, PRECISIONS, checksum, checksums, other_base
 from .checks import known
 from .configs import CURLoRAConfig, LoRAConfig
@@ -101,19 +101,18 @@ def load_adapter(model, folder, name="default", check_base="rounded"):
     expected, for a folder that lacks a file, a damaged or foreign file, projections or shapes that
     the model does not have, indices out of range, numbers that are not finite, or frozen weights
     other than those the adapter was trained on; ValueError if the name is taken. The model is then
-    as it was.
+    as it was. Warns where a classifier or the like gets no head, as of files of older versions; and
+    on a model whose adapter is merged, as `add_adapters`.
     """
     warn_of_parameters_unknown_to(model)
     model, folder = unwrapped(model), Path(folder)
     known("check_base", check_base, CHECKS)
-    refuse_merged(model)
-    if name in adapter_names(model):
-        raise ValueError(f"name: the model has an adapter {name!r} already")
+    base_for(model, name)
     description = _read_description(folder / DESCRIPTION)
     config = _read_config(folder / DESCRIPTION, description)
     paths = description["projections"]
     weights.prepare(model)
-    with disable_adapters(model):
+    with base_for(model, name):
         bases = {path: _base(model, path, folder) for path in paths}
     tensors, digest = _read_tensors(folder / TENSORS)
     if "U" in tensors and len(tensors["U"]) != len(paths):
@@ -121,7 +120,7 @@ def load_adapter(model, folder, name="default", check_base="rounded"):
             f"{folder}: U of {len(tensors['U'])} projections, expected {len(paths)}"
         )
     layers = {}
-    with disable_adapters(model), trainable_as_before(model):
+    with base_for(model, name), trainable_as_before(model):
         trained = _heads(model, description, tensors, folder)
         for place, path in enumerate(paths):
             layers[path] = _layer(bases[path], config, tensors, path, place, folder / TENSORS)
@@ -130,6 +129,12 @@ def load_adapter(model, folder, name="default", check_base="rounded"):
         if description.get("tensors_sha256", digest) != digest:  # older versions wrote none
             raise AdapterFileError(f"{folder / TENSORS}: not the one saved with {DESCRIPTION}")
     attach(model, layers, trained, config, name)
+    if config.modules_to_save is None and not trained and (own := heads.of_its_own(model)):
+        warnings.warn(
+            f"{folder}: the adapter was saved without {', '.join(own)}, the head of this "
+            f"{type(model).__name__}, which stays as it is: where it is new, it answers at random",
+            stacklevel=3,
+        )
     return list(layers)
 
 

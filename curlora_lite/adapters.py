@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import re
+import warnings
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -10,12 +11,13 @@ from transformers.pytorch_utils import Conv1D
 from . import cur, heads, weights
 from .attached import (
     attached_to,
-    disable_adapters,
+    base_for,
     heads_of,
     install,
     layers_of,
     named,
     refuse_merged,
+    refuse_others,
     resize_token_embeddings,
 )
 from .checks import known
@@ -67,22 +69,20 @@ def add_adapters(model, config, name="default"):
     Right after, the model's output is that of the base model, bit for bit. What
     `config.modules_to_save` names is trained whole: the adapter has a copy of it, of its own. A
     second call under another name adds another adapter over the same frozen weights; the newest is
-    active (see `set_adapter`), and what was made trainable by hand since the first remains so.
+    active (see `set_adapter`), and what was made trainable by hand since the first remains so. On
+    a model whose adapter is merged it stands on the merged weights: that one is folded (see
+    `fold_adapter`), with a warning.
     model: may be wrapped (`torch.compile`, DataParallel, …), here and in every other function.
-    ValueError if a target matches nothing, the name is taken, an adapter is merged, a weight has no
-    numbers (zeros, or the meta device without a hook of accelerate's), or the rank is too large for
-    a projection; the model is then as it was.
+    ValueError if a target matches nothing, the name is taken, a weight has no numbers (zeros, or
+    the meta device without a hook of accelerate's), or the rank is too large for a projection; the
+    model is then as it was.
     Source: §4 (which projections: §6.2).
     """
     warn_of_parameters_unknown_to(model)
     model = unwrapped(model)
-    if name in attached_to(model).layers:
-        raise ValueError(
-            f"name: the model has an adapter {name!r} already; take it off first with "
-            "remove_adapters, or give another name"
-        )
+    base = base_for(model, name)
     weights.prepare(model)
-    with disable_adapters(model), trainable_as_before(model):
+    with base, trainable_as_before(model):
         whole = heads.chosen(model, config.modules_to_save)
         found = projections(model, config.target_modules, apart=whole)
         for module in found.values():
@@ -109,6 +109,13 @@ def _wrapped(config, name, module):
 def attach(model, layers, trained, config, name):
     """Put ready adapter layers, {projection -> layer}, and heads into `model`, active as `name`."""
     attached = attached_to(model)
+    if attached.merged:
+        warnings.warn(
+            f"model: its adapter {attached.active!r} is merged, and stays in the weights for good, "
+            "as fold_adapter leaves it; to keep it apart call unmerge_adapters before",
+            stacklevel=4,
+        )
+        fold_adapter(model)
     install(model, None)
     if "_curlora" not in model.__dict__:
         model.requires_grad_(False)
@@ -176,6 +183,7 @@ def merge_adapters(model, name=None):
     if name != before:
         install(model, name)
     try:
+        heads.finite_tensors(heads_of(model))
         merged = _merged(model, layers_of(model))
     except BaseException:
         install(model, before)
@@ -230,12 +238,7 @@ def fold_adapter(model, name=None):
     """
     model = unwrapped(model)
     attached, name = attached_to(model), named(model, name)
-    others = [other for other in attached.layers if other != name]
-    if others:
-        raise ValueError(
-            f"model: it has other adapters, {', '.join(others)}, for the weights as they are; save "
-            "them, if need be, and take them off with remove_adapters"
-        )
+    refuse_others(model, name)
     if not attached.merged:
         merge_adapters(model, name)
     for head in heads_of(model).values():

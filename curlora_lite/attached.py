@@ -39,6 +39,15 @@ def refuse_merged(model):
         )
 
 
+def refuse_others(model, name):
+    """ValueError if the model has adapters beside this one, whose base would change with it."""
+    if others := [other for other in attached_to(model).layers if other != name]:
+        raise ValueError(
+            f"model: it has other adapters, {', '.join(others)}, for the weights as they are; save "
+            "them, if need be, and take them off with remove_adapters"
+        )
+
+
 def named(model, name=None):
     """`name`, or the active adapter's; ValueError if there is no such one."""
     attached = attached_to(model)
@@ -106,6 +115,23 @@ def install(model, name):
         attached.own[path] = submodule(model, path)
         heads.follow(head, attached.own[path])
         replace(model, path, head.train(model.training))
+
+
+def base_for(model, name):
+    """A block in which `model` is what an adapter called `name` is to stand on: the bare base or,
+    where an adapter is merged, what came out. ValueError if the name is taken, or others would lose
+    their base.
+    """
+    attached = attached_to(model)
+    if attached.merged:
+        refuse_others(model, attached.active)
+        return contextlib.nullcontext()
+    if name in attached.layers:
+        raise ValueError(
+            f"name: the model has an adapter {name!r} already; take it off first with "
+            "remove_adapters, or give another name"
+        )
+    return disable_adapters(model)
 
 
 @contextlib.contextmanager

@@ -38,4 +38,4 @@ def names(name, value):
     if not several or not all(isinstance(one, str) and one for one in found):
         what = "the string " if isinstance(value, str) else ""
         raise ValueError(f"{name}: got {what}{value!r}, expected a list of names")
-    return found
+    return tuple(map(str, found))  # numpy's too

@@ -67,7 +67,7 @@ def _targets(value):
             raise ValueError(
                 f"target_modules: {pattern!r} is no regular expression ({error})"
             ) from error
-    return value if isinstance(value, str) else found
+    return str(value) if isinstance(value, str) else found
 
 
 @dataclass(frozen=True)

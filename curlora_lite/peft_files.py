@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 
 from safetensors.torch import save
 from transformers.models.auto import modeling_auto
@@ -10,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from . import weights
 from .adapter_files import warn_of_what_is_left_out, write_together
 from .attached import config_of, heads_of, layers_of, refuse_merged
+from .checks import finite
 from .heads import finite_tensors
 from .modules import named_modules, unwrapped
 
@@ -31,13 +33,20 @@ def export_to_peft(model, folder, name=None):
     CURLoRA is exactly a LoRA of rank r: with PEFT's delta W = (lora_alpha / r) B A, `nn.Linear` has
     A = R, B = C U; Conv1D A = (C U)^T, B = R^T; lora_alpha = alpha r. Whatever serves LoRA serves
     it (vLLM: set `max_lora_rank` to r at least; its default is 16). What is trained whole are its
-    `modules_to_save`. Returns the bytes written.
+    `modules_to_save`. Returns the bytes written. Warns of projections that the model computes with
+    past their forward (Mamba's dt_proj), which PEFT would not adapt.
     """
     refuse_merged(model)
     model = unwrapped(model)
     layers, config = layers_of(model, name), config_of(model, name)
     trained = heads_of(model, name)
     warn_of_what_is_left_out(model)
+    if past := [path for path, layer in layers.items() if layer.computed_with]:
+        warnings.warn(
+            f"model: its code may compute with the weights of {', '.join(past)} themselves, where "
+            "PEFT would leave the adapter out: compare what it answers, or merge_adapters instead",
+            stacklevel=3,
+        )
     tensors = {}
     for path, layer in layers.items():
         for key, tensor in zip(("lora_A", "lora_B"), layer.as_lora(), strict=True):
@@ -50,7 +59,7 @@ def export_to_peft(model, folder, name=None):
         "task_type": task_type(model),
         "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None),
         "r": config.rank,
-        "lora_alpha": config.alpha * config.rank,
+        "lora_alpha": finite("alpha times rank", config.alpha * config.rank),
         "target_modules": _targets(model, list(layers)),
         "modules_to_save": list(trained) or None,
         "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for layer in layers.values()),

@@ -2,11 +2,11 @@
 
 import contextlib
 import math
-from unittest import mock
 
 import torch
 from torch.nn import functional as F
 
+from . import weights
 from .modules import unwrapped
 from .training import DivergedError, by_length, padded_features
 
@@ -100,22 +100,27 @@ def perplexity(model, ids, window, stride=None):
 def _logits(model, ids, first):
     """Yield the model's own logits (T, vocabulary) for ids[first:], `LOGIT_CHUNK` at most at once.
 
-    Its `forward` does more than its head: it may scale or cap what the head says.
+    Its `forward` does more than its head: it may scale or cap what the head says. So the text's
+    states are read once, and each part of them answers in place of those of a single token.
     """
     asked = {"input_ids": ids[None], "use_cache": False}
-    if not hasattr(model, "peft_config"):  # PEFT's may hold a prompt, which only the whole reads
-        backbone = model.base_model
-        out = backbone(**asked)
-        for states in out.last_hidden_state[0][first - 1 : -1].split(LOGIT_CHUNK):
-            out["last_hidden_state"] = states[None]
-            answer = mock.Mock(return_value=out)
-            with mock.patch.object(backbone, "forward", answer):
-                logits = model(**asked).logits[0]
-            if not answer.called:  # its forward goes past the backbone's
-                break
-            yield logits
-        else:
-            return
+    # PEFT's may hold a prompt, which only the whole reads; one kept elsewhere is slow to read twice
+    if not hasattr(model, "peft_config") and not weights.hooked(model):
+        states = model.base_model(**asked).last_hidden_state[:, first - 1 : -1]
+        parts = [*states.split(LOGIT_CHUNK, dim=1)][::-1]
+
+        def answer(backbone, given, out):
+            out["last_hidden_state"] = parts.pop()
+            return out
+
+        with model.base_model.register_forward_hook(answer):
+            for left in range(len(parts), 0, -1):
+                logits = model(input_ids=ids[None, :1], use_cache=False).logits[0]
+                if len(parts) == left:  # its forward goes past the backbone's
+                    break
+                yield logits
+            else:
+                return
     yield model(**asked).logits[0][-len(ids) :][first - 1 : -1]
 
 

@@ -5,8 +5,9 @@ import os
 
 import pytest
 import torch
-from small_runs import small_grid
+from small_runs import small, small_grid
 
+from curlora_lite import load_adapter
 from curlora_lite.replication import checkpoints, data, grids, records, sequence, verify
 
 
@@ -126,3 +127,19 @@ def test_on_a_gpu_only_repeatable_operations_are_allowed_and_the_setting_ends_wi
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         assert verify.plain(sequence.run(spec)) == verify.plain(usual)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_kept_adapter_has_the_perplexity_of_its_record(tiny, monkeypatch):
+    """Loaded onto the base as it was; of another seed none is kept."""
+    monkeypatch.setattr(data, "origins", lambda source: [])
+    chosen = {"methods": ["curlora"], "ranks": [16], "seeds": [0, 1], "precision": "fp32"}
+    grid = grids.profiles.grid("smollm2", "table1", **chosen)
+    specs = [small(spec, learning_rate=0.05) for spec in grid]
+    record = grids.run_grid(specs, tiny, workers=1)[0]
+    (folder,) = (tiny / "smollm2" / "adapters").iterdir()
+    assert folder.name == specs[0].key
+    loaded = sequence.models.load("smollm2-135m", "fp32", "cpu")
+    assert sequence._perplexity(specs[0], loaded) == record.perplexity["initial"]
+    load_adapter(loaded.model, folder, check_base="exact")
+    assert sequence._perplexity(specs[0], loaded) == record.perplexity["final"]
+    assert record.perplexity["final"] != record.perplexity["initial"]

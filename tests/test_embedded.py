@@ -1,12 +1,13 @@
 """Slow: the embedded corpus and model themselves, in both forms."""
 
 import dataclasses
+import re
 from collections import Counter
 
 import pytest
 import torch
 
-from curlora_lite import scoring
+from curlora_lite import adapter_layers, remove_adapters, scoring
 from curlora_lite.replication import (
     corpus,
     data,
@@ -15,6 +16,7 @@ from curlora_lite.replication import (
     inputs,
     llama,
     profiles,
+    records,
     sequence,
     verify,
 )
@@ -105,3 +107,16 @@ def test_side_by_side_equals_one_after_the_other(tmp_path):
         torch.set_num_threads(threads)
     together = grids.run_grid(specs, tmp_path / "together", workers=2)
     assert list(map(verify.plain, alone)) == list(map(verify.plain, together))
+
+
+def test_the_readmes_lines_load_the_adapter_of_a_record(monkeypatch):
+    """As they stand there: the norm of each projection's update is the record's."""
+    text = (records.ROOT / "README.md").read_text("utf-8")
+    _, *more = re.findall(r"```python\n(.*?)```", text, re.S)
+    monkeypatch.chdir(records.ROOT)
+    exec(more[0], values := {})
+    name = re.search(r"adapters/([\w-]+)", more[0])[1]
+    record = records.load(records.runs_folder("smollm2") / f"{name}.json")
+    norms = {n: m.update_norm() / m.weight_norm() for n, m in adapter_layers(values["model"])}
+    assert norms == pytest.approx(record.stages[-1]["norms"], rel=1e-5)
+    remove_adapters(values["model"])

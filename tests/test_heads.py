@@ -1,5 +1,7 @@
 """Heads, wrapped models, folding, export: what somebody's own training script leans on."""
 
+import warnings
+
 import peft
 import pytest
 import torch
@@ -110,6 +112,7 @@ def test_names_that_match_nothing_are_refused():
         ({"modules_to_save": ["scores"]}, "'scores' matches no module .*: score"),
         ({"target_modules": ["score"]}, "trained whole, as modules_to_save: score"),
         ({"target_modules": "c_attn"}, "'c_attn' matches no .* string is a regular expression"),
+        ({"target_modules": ["c_fc", "attn"]}, "'attn' matches no .*: c_attn, c_fc, c_proj;"),
     ):
         with pytest.raises(ValueError, match=message):
             cl.add_adapters(model, config(**values))
@@ -178,8 +181,9 @@ def test_a_head_follows_the_model_and_is_refused_where_it_does_not_fit(tmp_path)
         cl.load_adapter(other, tmp_path)
     assert not cl.adapter_names(other) and beside_u(other) == set(other.state_dict())
     model.score.weight.data[0, 0] = torch.inf
-    with pytest.raises(ValueError, match="score.weight holds numbers that are not finite"):
-        cl.save_adapter(model, tmp_path)
+    for does, given in ((cl.save_adapter, [tmp_path]), (cl.merge_adapters, [])):
+        with pytest.raises(ValueError, match="score.weight holds numbers that are not finite"):
+            does(model, *given)
     cl.remove_adapters(model)
     assert answer(model).dtype == torch.bfloat16
 
@@ -267,6 +271,38 @@ def test_folding_leaves_the_task_in_the_weights_and_the_next_begins_from_there()
     assert torch.equal(answer(model), second)
     cl.remove_adapters(model)
     assert all(torch.equal(value, weights[n]) for n, value in model.state_dict().items())
+
+
+def test_one_added_to_a_merged_model_stands_on_what_came_out(tmp_path):
+    """With a warning: the first is then in the weights for good. Loading does the same."""
+    model, again, other = trained(tiny(GPT2)), trained(tiny(GPT2)), trained(tiny(GPT2), "one")
+    for one in (model, again, trained(other)):
+        cl.merge_adapters(one)
+    merged = answer(model)
+    for one, values, message in ((model, {"rank": 99}, "got 99"), (other, {}, "adapters, one")):
+        with pytest.raises(ValueError, match=message):
+            cl.add_adapters(one, config(**values), "second")
+        assert cl.active_adapter(one) == "default"
+    with pytest.warns(UserWarning, match="'default' is merged, and stays in the weights for good"):
+        cl.save_adapter(trained(model, "second", seed=2), tmp_path)
+    with pytest.warns(UserWarning, match="'default' is merged"):
+        cl.load_adapter(again, tmp_path, check_base="exact")
+    assert torch.equal(answer(again), answer(model)) and not close(answer(model), merged)
+    cl.remove_adapters(again)
+    assert torch.equal(answer(again), merged)
+
+
+def test_a_classifier_is_told_that_its_head_is_not_in_the_file(tmp_path):
+    """As files of older versions, and of language models, have none."""
+    model, other = tiny("LlamaForCausalLM"), tiny("LlamaForSequenceClassification")
+    other.model.load_state_dict(model.model.state_dict())
+    cl.save_adapter(trained(model), tmp_path)
+    with pytest.warns(UserWarning, match="saved without score, the head of this LlamaForSequenceC"):
+        cl.load_adapter(other, tmp_path)
+    cl.save_adapter(trained(other, "two"), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cl.load_adapter(other, tmp_path, "with its own")
 
 
 def test_one_that_is_not_active_is_merged_by_name_or_nothing_changes():

@@ -77,8 +77,9 @@ def test_an_adapter_over_weights_kept_elsewhere(method, name, where, late, tmp_p
     assert torch.equal(logits(model), logits(made(name)))
 
 
-def test_a_tied_head_kept_elsewhere_is_not_merged_into(gpt2):
-    model = accelerate.cpu_offload(gpt2, execution_device="cpu")
+@pytest.mark.parametrize("there", [False, True])
+def test_a_tied_head_is_not_merged_into(gpt2, there):
+    model = accelerate.cpu_offload(gpt2, execution_device="cpu") if there else gpt2
     cl.add_adapters(model, cl.LoRAConfig(rank=2, target_modules=["lm_head"]))
     with pytest.raises(ValueError, match="is tied: .*lm_head"):
         cl.merge_adapters(model)
@@ -109,7 +110,8 @@ def test_no_indices_are_made_up(llama, method, gone):
 def test_an_adapter_of_shapes_alone_never_gets_numbers(method, tmp_path):
     with torch.device("meta"):
         model = tiny_llama()
-    cl.add_adapters(model, METHODS[method](rank=4))
+    for name in ("one", "two"):
+        cl.add_adapters(model, METHODS[method](rank=4), name)
     for does, arguments in ((cl.save_adapter, [tmp_path]), (cl.merge_adapters, [])):
         with pytest.raises(ValueError, match="on the meta device, without numbers"):
             does(model, *arguments)

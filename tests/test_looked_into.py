@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-import transformers
+from small_runs import tiny
 from test_works_with import IDS, gradients, started
 from torch import nn
 from torch.nn.utils import parametrizations, prune
@@ -10,17 +10,16 @@ from torch.nn.utils import parametrizations, prune
 import curlora_lite as cl
 
 METHODS = {"curlora": cl.CURLoRAConfig, "lora": cl.LoRAConfig}
-SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2}
-T5 = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "vocab_size": 64}
-MODELS = {  # model, projections: those its code reads, or computes with past their forward
-    "t5": (transformers.T5ForConditionalGeneration,
-           transformers.T5Config(**T5, feed_forward_proj="gated-gelu", decoder_start_token_id=0),
-           ["q", "wi_0", "wo"]),
-    "mamba": (transformers.MambaForCausalLM, transformers.MambaConfig(**SIZES, state_size=4),
-              ["in_proj", "x_proj", "dt_proj", "out_proj"]),
-    "bert": (transformers.BertForMaskedLM, transformers.BertConfig(
-        **SIZES, intermediate_size=48, num_attention_heads=4), ["query", "value", "dense"]),
-}  # fmt: skip
+MODELS = {  # projections: those its code reads, or computes with past their forward
+    "T5ForConditionalGeneration": ["q", "wi_0", "wo"],
+    "MambaForCausalLM": ["in_proj", "x_proj", "dt_proj", "out_proj"],
+    "BertForMaskedLM": ["query", "value", "dense"],
+}
+
+
+def close(found, expected):
+    """To fp32 rounding of some layers, of which Mamba takes exponentials."""
+    return (found - expected).norm() < 1e-3 * expected.norm()
 
 
 def check(model, config, output):
@@ -30,24 +29,29 @@ def check(model, config, output):
     adapted = output(model)
     adapted.square().sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters() if p.requires_grad)
-    assert gradients(model) and not torch.allclose(adapted, base, atol=1e-3)
+    assert gradients(model) and not close(adapted, base)
     with torch.no_grad():  # where fused paths are taken
-        torch.testing.assert_close(output(model), adapted, rtol=0, atol=1e-4)
+        assert close(output(model), adapted)
         with cl.disable_adapters(model):
-            torch.testing.assert_close(output(model), base, rtol=0, atol=1e-5)
+            assert close(output(model), base)
         cl.merge_adapters(model)
-        torch.testing.assert_close(output(model), adapted, rtol=0, atol=1e-4)
+        assert close(output(model), adapted)
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("method", METHODS)
 def test_projections_that_are_looked_into(method, name):
-    cls, config, targets = MODELS[name]
-    torch.manual_seed(0)
-    model = cls(config).eval()
-    more = {"decoder_input_ids": IDS} if name == "t5" else {}
-    adapter = METHODS[method](rank=2, target_modules=targets)
+    model = tiny(name, feed_forward_proj="gated-gelu")
+    more = {"decoder_input_ids": IDS} if name.startswith("T5") else {}
+    adapter = METHODS[method](rank=2, target_modules=MODELS[name])
     check(model, adapter, lambda model: model(input_ids=IDS, **more).logits)
+
+
+def test_an_export_names_what_peft_would_leave_out(tmp_path):
+    model = tiny("MambaForCausalLM")
+    cl.add_adapters(model, cl.CURLoRAConfig(rank=2, target_modules=["dt_proj", "in_proj"]))
+    with pytest.warns(UserWarning, match=r"of \S+0\.mixer\.dt_proj, \S+1\.mixer\.dt_proj thems"):
+        cl.export_to_peft(model, tmp_path)
 
 
 @pytest.mark.parametrize("targets", [["out_proj"], ["linear1", "linear2"]])
@@ -93,13 +97,21 @@ def test_more_tokens_under_a_wrapped_head(gpt2, llama, method, tied):
             model.resize_token_embeddings(80)
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [parametrizations.weight_norm, nn.utils.weight_norm, lambda m: prune.random_unstructured(
-        m, "weight", 0.5), lambda m: m.weight.data.zero_()],
-)  # fmt: skip
+SPOILED = {  # the last as other libraries than bitsandbytes pack one
+    parametrizations.weight_norm: "its weight is computed",
+    nn.utils.weight_norm: "its weight is computed",
+    lambda m: prune.random_unstructured(m, "weight", 0.5): "its weight is computed",
+    lambda m: m.weight.data.zero_(): "its squared norm is 0.0",
+    lambda m: setattr(m, "weight", nn.Parameter(torch.zeros(9, 1))): r"packed into \(9, 1\), expec",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED)
 def test_what_cannot_be_wrapped_is_named(llama, spoil):
+    """The last of all, when others have been wrapped already: the model is as it was."""
     spoil(llama.model.layers[1].self_attn.v_proj)
-    with pytest.raises((TypeError, ValueError), match="layers.1.self_attn.v_proj: .*(norm|weight)"):
+    before = cl.count_trainable(llama)
+    message = f"layers.1.self_attn.v_proj: .*{SPOILED[spoil]}"
+    with pytest.raises((TypeError, ValueError), match=message):
         cl.add_adapters(llama, cl.CURLoRAConfig(rank=4))
-    assert not cl.adapter_names(llama) and cl.count_trainable(llama)
+    assert not list(cl.adapter_layers(llama)) and cl.count_trainable(llama) == before > 0

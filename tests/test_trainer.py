@@ -70,7 +70,7 @@ def test_a_run_resumed_from_an_adapters_checkpoint_ends_on_the_same_numbers(name
 
 def test_the_lines_of_use_in_the_readme_run(tmp_path, monkeypatch):
     """As they stand there, on a tiny model."""
-    (block,) = re.findall(r"```python\n(.*?)```", (records.ROOT / "README.md").read_text(), re.S)
+    block, *_ = re.findall(r"```python\n(.*?)```", (records.ROOT / "README.md").read_text(), re.S)
     monkeypatch.chdir(tmp_path)
     tiny("LlamaForSequenceClassification").save_pretrained("base")
     values = {"rows": [{"input_ids": row, "labels": row[0] % 2} for row in IDS], "name": "base"}

@@ -5,20 +5,25 @@ import dataclasses
 import functools
 import os
 import time
+from pathlib import Path
 
 import torch
 
 from .. import cur, scoring, training
+from ..adapter_files import save_adapter
 from ..adapters import adapter_layers, add_adapters, count_trainable, remove_adapters
 from ..configs import CURLoRAConfig, LoRAConfig
 from . import checkpoints, data, first_contact, inputs, llama, machine, memory, models, records
 from .accuracy import Accuracy
 from .baselines import LoRAXSConfig
+from .fetch import writing
 
 # Of the numbers: raised by hand whenever a change moves any of them (tests/stored_run.json tells).
 # A record is reused under the same one only.
 VERSION = 2
 HEAD_SEED = 1311  # the author's, set just before each task's head is made
+# The runs whose trained adapter is kept beside their records, for others to load.
+KEPT_ADAPTER = {"profile": "smollm2", "method": "curlora", "rank": 16, "seed": 0}
 
 
 def run(spec, progress=lambda what, examples=0: None, checkpoint=None):
@@ -29,7 +34,9 @@ def run(spec, progress=lambda what, examples=0: None, checkpoint=None):
     A loss that is not finite ends the run with status `diverged`, too little memory with
     `out of memory`; what was measured stays.
     checkpoint: a path; the state after each task is kept there, and a run that finds its own there
-    goes on from it, to the same numbers (see `checkpoints`).
+    goes on from it, to the same numbers (see `checkpoints`). Of a run that `KEPT_ADAPTER` means the
+    adapter as it is at the end, without the tasks' heads, goes into `adapters/<record's name>`
+    beside the checkpoint's folder.
     Source: §6.4.
     """
     start = time.perf_counter()
@@ -55,6 +62,10 @@ def run(spec, progress=lambda what, examples=0: None, checkpoint=None):
             record.model_sha256 = loaded.sha256
             record.sources = {"model": loaded.origin, "data": data.origins(spec.source)}
             _sequence(spec, loaded, record, progress, checkpoint, keep)
+            if checkpoint and KEPT_ADAPTER.items() <= record.spec.items():
+                folder = Path(checkpoint).parents[1] / "adapters" / spec.key
+                with writing(folder):
+                    save_adapter(loaded.model, folder)
         except training.DivergedError as error:
             record.status, record.message = "diverged", str(error)
         except torch.OutOfMemoryError as error:

@@ -34,11 +34,11 @@ TABLES = "test_runs test_tables test_table_notebooks"
 TESTS = {
     "curlora_lite/cur.py": f"test_cur test_bad_input test_layers {RUN}",
     "curlora_lite/layers.py": f"test_layers test_adapters test_casts_and_modes test_adapter_files test_looked_into {RUN}",
-    "curlora_lite/adapters.py": "test_adapters test_heads test_kept_elsewhere test_adapter_files test_works_with test_run",
-    "curlora_lite/adapter_files.py": "test_adapter_files test_casts_and_modes",
+    "curlora_lite/adapters.py": "test_adapters test_heads test_kept_elsewhere test_adapter_files test_run",
+    "curlora_lite/adapter_files.py": "test_adapter_files test_casts_and_modes test_heads",
     "curlora_lite/attached.py": "test_adapters test_heads test_casts_and_modes test_adapter_files test_works_with",
     "curlora_lite/heads.py": "test_heads test_casts_and_modes test_trainer",
-    "curlora_lite/modules.py": "test_heads test_looked_into test_adapters",
+    "curlora_lite/modules.py": "test_heads test_looked_into test_adapters test_works_with",
     "curlora_lite/weights.py": "test_kept_elsewhere test_casts_and_modes test_looked_into test_adapters",
     "curlora_lite/base_check.py": "test_adapter_files test_casts_and_modes",
     "curlora_lite/peft_files.py": "test_adapter_files test_heads",
@@ -588,7 +588,7 @@ of(
 )
 of(
     "curlora_lite/peft_files.py",
-    ("PEFT's alpha not times the rank", '"lora_alpha": config.alpha * config.rank', '"lora_alpha": config.alpha'),
+    ("PEFT's alpha not times the rank", '"alpha times rank", config.alpha * config.rank', '"alpha times rank", config.alpha'),
     ("A and B exchanged", '("lora_A", "lora_B"), layer', '("lora_B", "lora_A"), layer'),
     ("heads left behind", "        tensors |= finite_tensors({path: head})\n", "        pass\n"),
     ("no fan-in fan-out", "isinstance(layer.base, Conv1D) for layer", "False for layer"),
@@ -616,4 +616,45 @@ of_replication(
     "first_contact",
     ("any perplexity before training", "if not accepted(record):", "if False:"),
     ("any ids", "if (found := tokenizer(text)[\"input_ids\"]) != ids:", "if (found := []) != []:"),
+)
+of(
+    "curlora_lite/heads.py",
+    ("a head shared by all adapters", "made = copy.deepcopy(own, {id(hook): copy.copy(hook) for hook in hooks if hook})", "made = own"),
+    ("a classifier's head frozen", "if asked is None or found:", "if False:"),
+    ("a head's first tensor alone saved", "isinstance(tensor, torch.Tensor) and id(tensor) not in seen", "isinstance(tensor, torch.Tensor) and not seen"),
+    ("a tied weight left behind", "if any(id(p) in trained for p in module.parameters(recurse=False)):", "if False:"),
+    ("a head in the dtype of before", "tensor.data = tensor.data.to(like.device, like.dtype)", "pass"),
+)
+of(
+    "curlora_lite/modules.py",
+    ("names that carry the wrapper's", "module, seen = unwrapped(model), set()", "module, seen = model, set()"),
+    ("gradients that are not averaged, in silence", "if wrapped and distributed.get_world_size(model.process_group) > 1:", "if False:"),
+)
+of(
+    "curlora_lite/weights.py",
+    ("a weight kept elsewhere not fetched", "return hook.weights_map[name].to(hook.execution_device, found.dtype) if hook else found", "return found"),
+    ("what is trained taken away by a hook", "    hook.offload = False\n", "    pass\n"),
+    ("the merged weight kept in place of the one before", "before = kept[key]", "before = weight"),
+    ("unmerged in the dtype of before a cast", "base.weight.data = weight.to(base.weight.device, base.weight.dtype)", "base.weight.data = weight"),
+    ("numbers that are not finite saved", "if not torch.isfinite(tensor).all():", "if False:"),
+    ("tensors of inference mode", "        torch.inference_mode(False),\n", ""),
+    ("owners that go past a projection's forward not seen", "if re.search(use, inspect.getsource(cls)):", "if False:"),
+)
+of(
+    "curlora_lite/trainer.py",
+    ("a checkpoint without its adapter", "            save_adapter(model, folder)\n", "            pass\n"),
+    ("the frozen model in each checkpoint", "if _plain(k) in kept}", "}"),
+    ("a merged model saved as an adapter", "attached.active is not None and not attached.merged", "attached.active is not None"),
+)
+of(
+    "curlora_lite/scoring.py",
+    ("a text's parts from the last to the first", "[*states.split(LOGIT_CHUNK, dim=1)][::-1]", "[*states.split(LOGIT_CHUNK, dim=1)]"),
+)
+of(
+    "curlora_lite/adapter_files.py",
+    ("no word of a head that is not in the file", "and not trained and (own := heads.of_its_own(model)):", "and not trained and (own := []):"),
+)
+of(
+    "curlora_lite/adapters.py",
+    ("a merged adapter's copy kept under the next", "        fold_adapter(model)\n    install", "        attached.merged = {}\n    install"),
 )
