@@ -238,7 +238,8 @@ def _perplexity(spec, loaded):
         raise ValueError(
             f"text_tokens: got {spec.text_tokens}, expected at most {len(ids)}, all there are"
         )
-    return scoring.perplexity(loaded.model, ids[: spec.text_tokens], spec.text_window)
+    stride = spec.text_window // 2 if spec.protocol.perplexity == "halves" else None
+    return scoring.perplexity(loaded.model, ids[: spec.text_tokens], spec.text_window, stride)
 
 
 def _base_perplexity(spec, loaded):
