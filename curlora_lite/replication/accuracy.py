@@ -15,12 +15,9 @@ class Accuracy(evaluate.Metric):
 
     def _info(self):
         columns = {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-        return evaluate.MetricInfo(
-            description="Accuracy beside the majority class and the predicted classes.",
-            citation="",
-            inputs_description="",
-            features=datasets.Features(columns),
-        )
+        said = {"description": "Accuracy beside the majority class and the predicted classes."}
+        said |= {"citation": "", "inputs_description": ""}
+        return evaluate.MetricInfo(**said, features=datasets.Features(columns))
 
     def _compute(self, predictions, references, classes):
         return scoring.accuracy(predictions, references, classes)

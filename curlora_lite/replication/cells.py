@@ -1,5 +1,6 @@
 """The audit's cells, as `cells.txt` lists them, and the runs that they ask for."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -7,11 +8,11 @@ from ..checks import known
 from . import machine, profiles, records, runs, sequence
 from .protocol import Protocol
 
-LINES = Path(__file__).with_name("cells.txt").read_text().splitlines()
+LINES = Path(__file__).with_name("cells.txt").read_text("utf-8").splitlines()
 NAMES = ("part", "table", "method", "rank", "seeds", "rates", "protocol")
 CELLS = [dict(zip(NAMES, line.split(), strict=True)) for line in LINES if line and line[0] != "#"]
 HALVES = {"text_tokens": 65_536, "text_window": 2048}
-FACTORS = {"": 1.0, "/16": 1 / 16, "/4": 1 / 4, "*4": 4.0}  # exact, as rates in text are
+FACTORS = {"": 1.0, "/16": 1 / 16, "/4": 1 / 4, "*4": 4.0}  # exact, as in rates typed
 
 
 def chosen(profile, names=None):
@@ -22,14 +23,10 @@ def chosen(profile, names=None):
     known("profile", profile, ("audit", "audit-quick", "smollm2"))
     stand_in = profiles.profile_named(profile).source == "embedded"
     mine = [cell for cell in CELLS if (cell["part"] == "stand-in") == stand_in]
-    named = {name: cell for cell in mine for name in _names(cell)}
+    called = [{cell["part"], f"{cell['part']}/{cell['method']}"} for cell in mine]
     for name in names or ():
-        known("CELLS", name, named)
-    return [cell for cell in mine if not names or set(_names(cell)) & set(names)]
-
-
-def _names(cell):
-    return cell["part"], f"{cell['part']}/{cell['method']}"
+        known("CELLS", name, sorted(set().union(*called)))
+    return [cell for cell, own in zip(mine, called, strict=True) if not names or own & set(names)]
 
 
 def grid(profile, cells, *, seeds=None, fast="fp32", results=None):
@@ -40,33 +37,30 @@ def grid(profile, cells, *, seeds=None, fast="fp32", results=None):
     for it, and have a folder of their own, `results/<profile>-tune`.
     ValueError where a best rate is asked for and not known (see `best_rate`).
     """
-    whole, specs = profiles.profile_named(profile), {}
+    whole, specs = profiles.profile_named(profile), []
     precision = "bf16" if whole.source == "paper" else fast
     for cell in cells:
         table, protocol = f"table{cell['table']}", Protocol.parse(cell["protocol"])
-        plan = whole.tables.get(table, profiles.AUDIT_TABLE2)
-        others = {"precision": precision, **(HALVES if protocol.perplexity == "halves" else {})}
+        how = {"precision": precision, **(HALVES if protocol.perplexity == "halves" else {})}
         if cell["part"] == "tune":
-            others |= {"tune": True, "profile": f"{profile}-tune"}
-        what = (cell["method"], None if cell["rank"] == "-" else int(cell["rank"]), protocol)
+            how |= {"tune": True, "profile": f"{profile}-tune"}
+        plan = whole.tables.get(table, profiles.AUDIT_TABLE2)
         rates, own = [plan.learning_rate], seeds or plan.seeds
         if cell["rates"] != "-":
-            rates = [_rate(text, cell, profile, results) for text in cell["rates"].split(",")]
+            rates = [_rate(rate, cell, profile, results) for rate in cell["rates"].split(",")]
         if cell["seeds"] != "-":
             own = [s for s in map(int, cell["seeds"].split(",")) if s in (seeds or [s])]
-        for seed in own:
-            for rate in rates:
-                others |= {"seed": seed, "learning_rate": rate}
-                specs[profiles.run_spec(whole, table, plan, *what, **others)] = None
-    return sorted(specs, key=lambda spec: spec.seed)
+        rank = None if cell["rank"] == "-" else int(cell["rank"])
+        for seed, rate in itertools.product(own, rates):
+            how |= {"seed": seed, "learning_rate": rate}
+            specs.append(profiles.run_spec(whole, table, plan, cell["method"], rank, protocol, **how))
+    return sorted(dict.fromkeys(specs), key=lambda spec: spec.seed)
 
 
-def _rate(text, cell, profile, results):
-    name, factor = re.fullmatch(r"([a-z]*)(.*)", text).groups()
-    if not name:
-        return float(text)
+def _rate(rate, cell, profile, results):
+    name, factor = re.fullmatch(r"([a-z]*)(.*)", rate).groups()
     method = cell["method"] if name == "best" else name
-    return best_rate(profile, method, results) * FACTORS[factor]
+    return best_rate(profile, method, results) * FACTORS[factor] if name else float(rate)
 
 
 def best_rate(profile, method, results=None):
@@ -96,7 +90,7 @@ def check_machine(specs, results=None):
         raise ValueError("precision: these runs are in bf16, which this machine has no path for")
     here = records.provenance(machine.default_device(), None)["device"]
     found = runs.frame(specs[0].profile, results)
-    found = found[(found.version == sequence.VERSION) & (found.device != here)]
-    for run in found[found.seed.isin([spec.seed for spec in specs])].itertuples():
+    found = found[found.seed.isin([spec.seed for spec in specs]) & (found.device != here)]
+    for run in found[found.version == sequence.VERSION].itertuples():
         beside = f"{run.run} was computed on {run.device}, and this is {here}"
         raise ValueError(f"SEEDS: {beside}: a seed's runs belong on one kind of processor")

@@ -28,12 +28,8 @@ NEGATIVE, POSITIVE = -0.5, 0.5  # ratings between them are neutral
 LABELS = {"sst2": (0, None, 1), "sentiment140": (0, 2, 4)}  # of negative, neutral, positive
 PAIR_WORDS = (4, 20)  # shortest and longest snippet of a pair, in words
 
-FILES = {
-    "mrpc": "amazonReviewSnippets",
-    "sst2": "movieReviewSnippets",
-    "sentiment140": "tweets",
-    "text": "nytEditorialSnippets",
-}
+FILES = {"mrpc": "amazonReviewSnippets", "sst2": "movieReviewSnippets"}
+FILES |= {"sentiment140": "tweets", "text": "nytEditorialSnippets"}
 
 
 def examples(task, part, sentiment_eval="held-out"):

@@ -182,14 +182,13 @@ def examples(task, part, sentiment_eval):
     """
     tune = part == "tune"
     if task != "sentiment140":
-        rows = _rows(task, "train" if tune else part)
-        rows = rows[paper.TRAIN_ROWS["table1"][task] :] if tune else rows
+        rows = _rows(task, "train" if tune else part)[paper.TRAIN_ROWS["table1"][task] * tune :]
         return rows if task == "mrpc" else [(text, None, label) for text, label in rows]
     split = "eval" if tune or (part == "eval" and sentiment_eval != "held-out") else "train"
     rows = [(text, None, sentiment) for text, sentiment in _rows(task, split)]
     if tune:
-        sides = ([row for row in rows if row[2] == sentiment] for sentiment in (0, 4))
-        return [row for side in sides for row in side[paper.EVAL_ROWS[task] :]]
+        negative, positive = ([row for row in rows if row[2] == rating] for rating in (0, 4))
+        return negative[paper.EVAL_ROWS[task] :] + positive[paper.EVAL_ROWS[task] :]
     if split == "eval" or sentiment_eval == "first":
         return rows
     aside = part != "train"

@@ -51,46 +51,38 @@ MISTRAL = ModelSpec("mistral-7b", _LLAMA_TARGETS, padding_side="left", weight=16
 
 
 def _tasks(train, scored, epochs, peaks):
-    names = (("mrpc", 2), ("sst2", 2), ("sentiment140", 3))
-    return tuple(
-        TaskSpec(name, classes, train[i], scored[i], epochs[i], peaks[i])
-        for i, (name, classes) in enumerate(names)
-    )
+    names, classes = ("mrpc", "sst2", "sentiment140"), (2, 2, 3)
+    columns = zip(names, classes, train, scored, epochs, peaks, strict=True)
+    return tuple(itertools.starmap(TaskSpec, columns))
 
 
 # Highest rate reached, of the nominal one: steps taken / 500 warm-up steps (Table 2's Sentiment140
 # has no schedule).
 WARMUP = 500  # steps
-PEAKS = {
-    "table1": (375 / WARMUP, 375 / WARMUP, 189 / WARMUP),
-    "table2": (345 / WARMUP, 471 / WARMUP, None),
-}
+PEAKS = {"table1": (375 / WARMUP, 375 / WARMUP, 189 / WARMUP)}
+PEAKS |= {"table2": (345 / WARMUP, 471 / WARMUP, None)}
 
 
 # Sizes and rates were chosen on the tune part, for time (15 minutes on two cores) and so that the
 # head alone and LoRA learn something; where they do not, the README says so.
-def _embedded(name, train1, train2, scored1, scored2, text_tokens, **kwargs):
+def _embedded(name, train1, train2, scored1, scored2, text_tokens, ranks=paper.RANKS):
     sizes = {"learning_rate": 3e-3, "max_length": 64, "text_tokens": text_tokens}
     tasks1 = _tasks(train1, scored1, (3, 3, 3), PEAKS["table1"])
     tasks2 = _tasks(train2, scored2, (3, 3, 5), PEAKS["table2"])
-    tables = {
-        "table1": TablePlan(SMOLLM2, tasks1, batch=8, text_window=1024, **sizes),
-        "table2": TablePlan(FUSED, tasks2, batch=32, text_window=256, **sizes),
-    }
+    tables = {"table1": TablePlan(SMOLLM2, tasks1, batch=8, text_window=1024, **sizes)}
+    tables |= {"table2": TablePlan(FUSED, tasks2, batch=32, text_window=256, **sizes)}
     # the tweets keep their three classes, and are not sorted by them
     protocol = Protocol.parse("published,labels=three,sentiment_eval=held-out")
-    return Profile(name, tables, protocol, source="embedded", **kwargs)
+    return Profile(name, tables, protocol, "embedded", ranks)
 
 
 # Few rows, since there are many cells (see `cells.txt`) and five seeds.
 def _audit(name, train, scored, seeds):
     sizes = {"max_length": 64, "text_tokens": 1024, "learning_rate": 3e-3, "seeds": seeds}
     sizes |= {"tasks": _tasks(train, scored, (3, 3, 3), PEAKS["table1"]), "text_window": 1024}
-    tables = {
-        "table1": TablePlan(SMOLLM2, batch=8, **sizes),
-        "table2": TablePlan(FUSED, batch=32, **sizes),
-    }
-    return Profile(name, tables, Protocol.published(), source="embedded")
+    tables = {"table1": TablePlan(SMOLLM2, batch=8, **sizes)}
+    tables |= {"table2": TablePlan(FUSED, batch=32, **sizes)}
+    return Profile(name, tables, Protocol.published(), "embedded")
 
 
 # The paper's own sizes (section 6.2-6.3 and the author's code).
@@ -113,9 +105,7 @@ PROFILES = {
     for profile in (
         # rows trained on and rows scored of MRPC, SST-2, Sentiment140, each for Tables 1 and 2
         _embedded("embedded", (32, 96, 160), (32, 48, 32), (120, 240, 400), (80, 80, 80), 2048),
-        _embedded(
-            "embedded-quick", (16, 32, 48), (32,) * 3, (80, 100, 150), (40,) * 3, 1024, ranks=(8,)
-        ),
+        _embedded("embedded-quick", (16, 32, 48), (32,) * 3, (80, 100, 150), (40,) * 3, 1024, (8,)),
         _audit("audit", (32, 64, 96), (140, 200, 256), seeds=(0, 1, 2, 3, 4)),
         _audit("audit-quick", (16, 24, 32), (40, 48, 48), seeds=(0, 1)),
         # 8,192 tokens are the model's context, where the paper reads 10,000 at once

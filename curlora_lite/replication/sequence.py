@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 
@@ -10,19 +11,9 @@ import torch
 from .. import cur, scoring, training
 from ..adapters import adapter_layers, add_adapters, count_trainable, remove_adapters
 from ..configs import CURLoRAConfig, LoRAConfig
-from . import (
-    baselines,
-    checkpoints,
-    data,
-    first_contact,
-    inputs,
-    llama,
-    machine,
-    memory,
-    models,
-    records,
-)
+from . import checkpoints, data, first_contact, inputs, llama, machine, memory, models, records
 from .accuracy import Accuracy
+from .baselines import LoRAXSConfig
 
 # Of the numbers: raised by hand whenever a change moves any of them (tests/stored_run.json tells).
 # A record is reused under the same one only.
@@ -119,15 +110,10 @@ def _sequence(spec, loaded, record, progress, checkpoint, keep):
                 checkpoints.restore(tensors, model, heads)
             progress(f"training {task.name}", len(train.ids) * task.epochs)
             continue
-        progress(f"training {task.name}")
+        step = functools.partial(progress, f"training {task.name}")
+        step()
         trained = training.train_task(
-            model.base_model,
-            head,
-            train,
-            recipe(spec, task),
-            pad_id,
-            on_step=lambda rows, name=task.name: progress(f"training {name}", rows),
-            read=read,
+            model.base_model, head, train, recipe(spec, task), pad_id, step, read
         )
         norms = {n: layer.update_norm() / layer.weight_norm() for n, layer in adapter_layers(model)}
         stage = {"task": task.name, "training": trained, "norms": norms, "scores": {}}
@@ -171,12 +157,10 @@ def packs(spec, device):
 def recipe(spec, task):
     """How a spec and its protocol train one task, as a `training.Recipe`."""
     same = ("schedule", "shuffle", "optimiser", "dropout")
-    return training.Recipe(
-        **{name: getattr(spec.protocol, name) for name in same},
-        **{name: getattr(spec, name) for name in ("learning_rate", "batch", "seed")},
-        **{"epochs": task.epochs, "peak": task.peak, "checkpointing": spec.checkpointing},
-        last_position=_reads_padding(spec),
-    )
+    how = {name: getattr(spec.protocol, name) for name in same}
+    how |= {name: getattr(spec, name) for name in ("learning_rate", "batch", "seed")}
+    how |= {"epochs": task.epochs, "peak": task.peak, "checkpointing": spec.checkpointing}
+    return training.Recipe(**how, last_position=_reads_padding(spec))
 
 
 def adapter_config(spec):
@@ -188,7 +172,7 @@ def adapter_config(spec):
     if spec.method == "lora":
         return LoRAConfig(init=protocol.lora_init, **common)
     if spec.method == "lora-xs":
-        return baselines.LoRAXSConfig(**common)
+        return LoRAXSConfig(**common)
     selection = cur.Selection(protocol.weighting, protocol.replacement)
     return CURLoRAConfig(selection=selection, **common)
 
@@ -235,9 +219,8 @@ def _perplexity(spec, loaded):
         context = loaded.model.config.max_position_embeddings
         return scoring.perplexity(loaded.model, ids, context, stride=context // 2)
     if len(ids) < spec.text_tokens:
-        raise ValueError(
-            f"text_tokens: got {spec.text_tokens}, expected at most {len(ids)}, all there are"
-        )
+        there = f"expected at most {len(ids)}, all there are"
+        raise ValueError(f"text_tokens: got {spec.text_tokens}, {there}")
     stride = spec.text_window // 2 if spec.protocol.perplexity == "halves" else None
     return scoring.perplexity(loaded.model, ids[: spec.text_tokens], spec.text_window, stride)
 

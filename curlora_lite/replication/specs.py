@@ -10,10 +10,8 @@ from ..checks import finite, known, whole
 from .protocol import Protocol
 
 # tokens of a row where eight are padded together (SmolLM2's tokenizer); for estimates alone
-TOKENS = {
-    "paper": {"mrpc": 76, "sst2": 30, "sentiment140": 39},
-    "embedded": {"mrpc": 45, "sst2": 42, "sentiment140": 35},
-}
+TOKENS = {"paper": {"mrpc": 76, "sst2": 30, "sentiment140": 39}}
+TOKENS |= {"embedded": {"mrpc": 45, "sst2": 42, "sentiment140": 35}}
 METHODS = ("head-only", "lora", "curlora")  # of the tables
 BESIDE = ("lora-xs",)  # of the audit (see `baselines`)
 TABLES = ("table1", "table2")
@@ -121,11 +119,8 @@ class RunSpec:
         """The spec that `to_dict` gave these values; ValueError if none does."""
         try:
             model = {**values["model"], "target_modules": tuple(values["model"]["target_modules"])}
-            made = {
-                "model": ModelSpec(**model),
-                "tasks": tuple(TaskSpec(**task) for task in values["tasks"]),
-                "protocol": Protocol(**values["protocol"]),
-            }
+            made = {"model": ModelSpec(**model), "protocol": Protocol(**values["protocol"])}
+            made["tasks"] = tuple(TaskSpec(**task) for task in values["tasks"])
             spec = cls(**{**values, **made})
         except (KeyError, TypeError) as error:
             raise ValueError(f"spec: not one of a run ({error})") from error
