@@ -1,6 +1,5 @@
 """The tidy frame of all records, by numbers worked out by hand."""
 
-import dataclasses
 import math
 
 import pandas as pd
@@ -75,12 +74,6 @@ def test_summary_of_nothing_finished_is_empty(frame):
     assert found.empty and {"acc", "ratio", "label"} <= set(found.columns)
 
 
-def test_score_matrix(frame):
-    one = frame[(frame.label == "LoRA-8") & (frame.seed == 0)]
-    assert runs.score_matrix(one) == [[0.70], [0.60, 0.90], [0.40, 0.80, 0.60]]
-    plain = one[one.task != runs.BALANCED]
-    assert runs.score_matrix(plain)[-1] == [0.40, 0.80, 0.92]
-
 
 def test_csv_of_a_profile(tmp_path, frame):
     for made in two_seeds():
@@ -104,13 +97,3 @@ def test_a_damaged_record_is_named(tmp_path):
     (folder / "half.json").write_text('{"spec": ')
     with pytest.raises(ValueError, match="half.json"):
         runs.frame("smollm2", tmp_path)
-
-
-def test_protocols_are_told_apart():
-    usual = profiles.grid("smollm2", "table1", ranks=[8], protocol="published,lora_init=usual")[1]
-    authors = two_seeds()[1]
-    both = [authors, dataclasses.replace(authors, spec=usual.to_dict())]
-    assert runs.of_grid(both).protocol.unique().tolist() == [
-        "published",
-        "published, lora_init=usual",
-    ]

@@ -9,7 +9,7 @@ import subprocess
 
 import pandas as pd
 import pytest
-from made_records import committed_records, record, two_seeds
+from made_records import record, two_seeds
 
 from curlora_lite.replication import paper, profiles, runs, tables, verdict
 
@@ -276,13 +276,3 @@ def test_parameter_counts_by_the_formula():
         for label, row in table.iterrows():
             assert row.Published == published.get((name, label), "")
             assert row.Published in ("", row.Counted)
-
-
-@pytest.mark.parametrize(
-    ("profile", "table"), [("smollm2", "table1"), ("embedded", "table1"), ("embedded", "table2")]
-)
-def test_committed_tables_come_from_the_committed_records(committed, profile, table):
-    frame = runs.of_grid(committed_records(committed, profile, table))
-    folder = committed / profile / "tables"
-    for name, made in ((table, tables.results), (f"{table}_summary", tables.summary)):
-        assert (folder / f"{name}.csv").read_text() == made(frame, table).to_csv(), name
