@@ -116,7 +116,6 @@ def test_labels_come_from_the_ratings(small_corpus):
     }  # fmt: skip
 
 
-
 def test_evaluation_rows_are_those_the_protocol_says(small_corpus):
     def rows(text, count):
         return data.load_task("sentiment140", "eval", count, protocol=Protocol.parse(text))
@@ -137,8 +136,6 @@ def test_rows_are_in_the_order_of_their_hashes(small_corpus):
     texts = data.load_task("sst2", "train")["text"]
     assert texts == sorted(texts, key=lambda text: hashlib.sha256(text.encode()).hexdigest())
     assert data.load_task("sst2", "train", 7)["text"] == texts[:7]
-
-
 
 
 @pytest.mark.parametrize("column", ["text", "pair", "label"])

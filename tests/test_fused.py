@@ -7,6 +7,7 @@ from transformers import LlamaForCausalLM
 
 from curlora_lite.replication import fused
 
+
 def plain(tied=True, **changes):
     """A tiny Llama with grouped-query attention, changed as named."""
     config = tiny_llama().config
@@ -39,8 +40,6 @@ def test_logits_equal_the_plain_models(attention, tied, theta):
     assert tie == tied
     assert other.config.rope_parameters["rope_theta"] == theta
     assert other.config._attn_implementation == attention
-
-
 
 
 def test_dropout_is_on_in_training_alone():

@@ -79,7 +79,6 @@ def test_shards_are_read_in_the_order_of_their_names(mirror):
     assert rows("sst2", "train")["text"] == ["s"] * 9 + ["last"]
 
 
-
 def test_rates_are_chosen_on_rows_that_nothing_else_reads(mirror, monkeypatch):
     """The first 4 and 9 are trained on, the first 26 of each side scored."""
     monkeypatch.setattr(paper, "TRAIN_ROWS", {"table1": {"mrpc": 4, "sst2": 9}})

@@ -23,7 +23,6 @@ def edit(path, change):
     path.write_text(json.dumps(content))
 
 
-
 def test_code_that_was_moved_or_reformatted_computes_nothing_anew(computed):
     """All that a record knows of the code is its version, and the commit, which is only said."""
     spec, results, path = computed

@@ -38,7 +38,6 @@ def test_a_diverged_run_is_a_result(tiny):
     assert "final" not in record.perplexity and len(record.stages) < 3
 
 
-
 def test_every_part_of_a_spec_is_in_its_key():
     spec = profiles.grid("embedded", "table1")[1]
     task = dataclasses.replace(spec.tasks[0], epochs=2)

@@ -74,7 +74,6 @@ def test_summary_of_nothing_finished_is_empty(frame):
     assert found.empty and {"acc", "ratio", "label"} <= set(found.columns)
 
 
-
 def test_csv_of_a_profile(tmp_path, frame):
     for made in two_seeds():
         key = profiles.RunSpec.from_dict(made.spec).key

@@ -120,7 +120,6 @@ def test_strided_perplexity_is_each_token_once_in_its_longest_context(llama):
     assert found["perplexity"] == pytest.approx(math.exp(sum(scored.values()) / 36), rel=1e-5)
 
 
-
 def test_what_has_no_perplexity(llama):
     for ids, window in ((torch.arange(1), 8), (torch.arange(9), 1)):
         with pytest.raises(ValueError, match="expected 2 or more of both"):

@@ -20,7 +20,6 @@ PUBLISHED = dataclasses.replace(
 )
 
 
-
 def alone(model, row):
     """The last token's state of a row read by itself."""
     return model.base_model(torch.tensor([row])).last_hidden_state[0, -1]

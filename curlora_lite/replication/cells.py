@@ -50,10 +50,10 @@ def grid(profile, cells, *, seeds=None, fast="fp32", results=None):
             rates = [_rate(rate, cell, profile, results) for rate in cell["rates"].split(",")]
         if cell["seeds"] != "-":
             own = [s for s in map(int, cell["seeds"].split(",")) if s in (seeds or [s])]
-        rank = None if cell["rank"] == "-" else int(cell["rank"])
+        what = (cell["method"], None if cell["rank"] == "-" else int(cell["rank"]), protocol)
         for seed, rate in itertools.product(own, rates):
             how |= {"seed": seed, "learning_rate": rate}
-            specs.append(profiles.run_spec(whole, table, plan, cell["method"], rank, protocol, **how))
+            specs.append(profiles.run_spec(whole, table, plan, *what, **how))
     return sorted(dict.fromkeys(specs), key=lambda spec: spec.seed)
 
 

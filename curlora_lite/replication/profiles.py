@@ -171,7 +171,7 @@ def grid(
     ]
 
 
-def run_spec(profile, table, plan, method, rank, protocol, **others):
+def run_spec(profile, table, plan, method, rank, protocol, /, **others):
     """The RunSpec of one run of a TablePlan; others: what else it has, or has instead."""
     same = {name: getattr(plan, name) for name in SHARED}
     same |= {"profile": profile.name, "table": table, "source": profile.source, "alpha": 1.0}
