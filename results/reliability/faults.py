@@ -296,7 +296,7 @@ of_replication(
     ("scores kept though the model changes", 'if spec.method == "head-only" and before', "if before"),
     ("LoRA's usual initialisation for both", "LoRAConfig(init=protocol.lora_init, ", "LoRAConfig("),
     ("drawn without replacement for both", "cur.Selection(protocol.weighting, protocol.replacement)", "cur.Selection(protocol.weighting, False)"),
-    ("the whole text for its first tokens", "ids[: spec.text_tokens], spec.text_window)", "ids, spec.text_window)"),
+    ("the whole text for its first tokens", "ids[: spec.text_tokens], spec.text_window, stride)", "ids, spec.text_window, stride)"),
     ("windows that do not overlap", "context, stride=context // 2)", "context, stride=context)"),
     ("halves side by side", 'stride = spec.text_window // 2 if spec.protocol.perplexity == "halves" else None', "stride = None"),
     ("halves of the whole text", 'if spec.protocol.perplexity == "whole-text":', 'if spec.protocol.perplexity != "first-tokens":'),
