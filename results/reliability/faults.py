@@ -409,7 +409,7 @@ of_replication(
     ("a sha256 of the first shard", "return hashes[0] if len(hashes) == 1 else", "return hashes[0] if hashes else"),
     ("shards in another order", "sorted(folder(repository).glob(pattern))", "sorted(folder(repository).glob(pattern), reverse=True)"),
     ("the first shard of the rows alone", "for file in files:\n        try", "for file in files[:1]:\n        try"),
-    ("lines of the text apart", 'return "".join(row[0] for row', 'return "\\n".join(row[0] for row'),
+    ("lines of the text apart", 'whole = "".join(row[0] for row', 'whole = "\\n".join(row[0] for row'),
     ("content not checked", "if expected not in (None, found):", "if False:"),
     ("rows kept aside trained on", "== aside]", "!= aside]"),
     ("kept aside though published", 'if split == "eval" or sentiment_eval == "first":', 'if split == "eval":'),
