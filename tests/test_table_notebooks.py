@@ -9,10 +9,9 @@ from made_records import committed_sentences
 from curlora_lite.replication import conclusions, machine, notebooks, records
 
 ROOT = records.ROOT
-WRITTEN = ["{}.csv", "{}.md", "{}.tex", "{}_accuracy.pdf", "{}_accuracy.png", "{}_growth.pdf",
-           "{}_growth.png", "{}_parameters.csv", "{}_parameters.md", "{}_parameters.tex",
-           "{}_perplexity.pdf", "{}_perplexity.png", "{}_summary.csv", "{}_summary.md",
-           "{}_summary.tex"]  # fmt: skip
+WRITTEN = ["{}.csv", "{}.md", "{}.tex", "{}_course.pdf", "{}_course.png", "{}_parameters.csv",
+           "{}_parameters.md", "{}_parameters.tex", "{}_perplexity.pdf", "{}_perplexity.png",
+           "{}_summary.csv", "{}_summary.md", "{}_summary.tex"]  # fmt: skip
 
 
 def code_of(table):

@@ -10,8 +10,8 @@ import time
 from importlib import metadata
 
 import pandas as pd
+import torch
 from scipy.stats import quantile_test
-from torch.utils.benchmark import Timer
 
 from . import machine, records
 
@@ -66,9 +66,9 @@ def rounds(steps, targets, seconds, least_most):
     steps: name -> function. Until the interval of every target's ratio is within NARROW of its
     median, or `seconds` are over. least_most: of the number of rounds.
     """
-    timers = {name: Timer("step()", globals={"step": step}) for name, step in steps.items()}
-    # the first call warms up
-    repeat = {name: 1 + int(SHORTEST / timer.timeit(1).mean) for name, timer in timers.items()}
+    for step in steps.values():  # the first call warms up
+        once(step)
+    repeat = {name: 1 + int(SHORTEST / once(step)) for name, step in steps.items()}
     pairs = [(a, b) for a, b, _ in targets if a in steps and b in steps]
     times, order, shuffle = {name: [] for name in steps}, list(steps), random.Random(0).shuffle
     start = time.perf_counter()
@@ -80,8 +80,18 @@ def rounds(steps, targets, seconds, least_most):
                 break
         shuffle(order)
         for name in order:
-            times[name].append(timers[name].timeit(repeat[name]).mean)
+            times[name].append(once(steps[name], repeat[name]))
     return times
+
+
+def once(step, times=1):
+    """Seconds that a call takes, the mean of so many; a GPU is waited for."""
+    begun = time.perf_counter()
+    for _ in range(times):
+        step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begun) / times
 
 
 def interval(values):

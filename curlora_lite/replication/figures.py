@@ -19,8 +19,6 @@ STYLES = {
     "curlora": {"color": "#0072B2", "marker": "o"},
     "lora-xs": {"color": "#009E73", "marker": "D"},
 }
-LINES = ("-", "--", ":", "-.")
-FILLS = ("none", "left", "full", "top")  # of the marker, by rank
 DOTTED = {"color": "black", "linewidth": 0.9, "linestyle": (0, (1, 2))}
 
 
@@ -32,10 +30,13 @@ def save(figure, stem):
     return figure
 
 
-def new(columns=1, width=None, height=2.8) -> tuple[Figure, list]:
-    """A figure and its panels, side by side; inches. It is shown where it is returned."""
-    size = (width or 3.0 * columns + 1.6, height)
-    figure, axes = plt.subplots(1, columns, figsize=size, squeeze=False, layout="constrained")
+def new(widths=(1,), width=4.6, height=2.8) -> tuple[Figure, list]:
+    """A figure and its panels side by side, of relative `widths`; inches.
+
+    It is shown where it is returned.
+    """
+    figure, axes = plt.subplots(1, len(widths), figsize=(width, height), width_ratios=widths,
+                                squeeze=False, layout="constrained")  # fmt: skip
     plt.close(figure)  # not twice
     for ax in axes[0]:
         ax.spines[["top", "right"]].set_visible(False)
@@ -50,61 +51,40 @@ def plain(axis, subs=(1, 2, 5)):
     axis.set_minor_formatter(ticker.NullFormatter())
 
 
-def accuracy(frame, table):
-    """Accuracy of every task over the stages, one panel a task, a line a method and rank.
+def course(frame, table):
+    """Accuracy of every task over the stages and, beside it, perplexity after over before.
 
-    Bars: one standard deviation over seeds or, of a single run, Wilson's 95 % interval.
+    A line a method and rank, named at its end: give it the rows of one rank. Sentiment140 counts by
+    its balanced rows where those were scored. Bars: one standard deviation over seeds or, of a
+    single run, Wilson's 95 % interval.
     """
     rows, cells = _finished(frame, table)
-    figure, axes = new(len(TASKS), width=9.4, height=3.3)
+    figure, (*axes, last) = new((3, 2, 1.1, 1.5), width=10, height=3)
     for j, (ax, task) in enumerate(zip(axes, TASKS, strict=True), 1):
-        half = 0.25 * (len(TASKS) - j + 1) / len(TASKS)  # of the width of the bundle of lines
-        shifts = np.linspace(-half, half, len(cells))
-        for shift, (style, cell) in zip(shifts, cells, strict=True):
-            scored = cell[(cell.measure == "accuracy") & (cell.task == task)]
+        even = task == "sentiment140" and runs.BALANCED in set(rows.task)
+        counted = runs.BALANCED if even else task
+        for shift, (style, cell) in zip(np.linspace(-0.1, 0.1, len(cells)), cells, strict=True):
+            scored = cell[(cell.measure == "accuracy") & (cell.task == counted)]
             _draw(ax, scored, style, shift, wilson=True)
         first = scored.iloc[0]
-        ax.axhline(first.majority, label="majority class", **DOTTED)
-        ax.set_title(f"{task_label(task, first.source)} (n = {first.n:,})", fontsize=10)
-        ax.set_ylim(0, 1.02)
+        ax.axhline(first.majority, **DOTTED)
+        said = f"{task_label(task, first.source)}\n{first.n:,} rows{', half positive' * even}"
+        ax.set_title(said, fontsize=9)
         _stages(ax, j, first.source)
+    limits = [ax.get_ylim() for ax in axes]
+    plt.setp(axes, ylim=(np.min(limits), np.max(limits)))
     axes[0].set_ylabel("accuracy")
-    return _finish(figure, rows, axes[0])
+    _names(axes[1])
+    _ratios(last, cells)
+    return _finish(figure, rows)
 
 
 def perplexity(frame, table):
     """Perplexity after the three tasks over perplexity before, a point a method and rank."""
     rows, cells = _finished(frame, table)
     figure, (ax,) = new(width=4.6)
-    for k, (style, cell) in enumerate(cells):
-        found = runs.summary(cell).ratio
-        _draw(ax, pd.DataFrame({"stage": k, "value": found, "n": 0}), style)
-        ax.annotate(number(found.mean()), (k, found.mean()), (0, 6), ha="center",
-                    textcoords="offset points", fontsize=7)  # fmt: skip
-    ax.axhline(1, **DOTTED)
-    ax.set_yscale("log")
-    low, high = ax.get_ylim()
-    ax.set_ylim(min(0.8, low), max(2.0, 1.4 * high))
-    plain(ax.yaxis)
-    labels = [style["label"] for style, _ in cells]
-    ax.set_xticks(range(len(labels)), labels, rotation=40, ha="right", fontsize=8)
-    ax.set_ylabel("perplexity, after / before (log)", fontsize=9)
+    _ratios(ax, cells)
     return _finish(figure, rows)
-
-
-def growth(frame, table):
-    """||update||_F / ||W||_F in percent after each stage, mean over projections. Source: §4."""
-    rows, cells = _finished(frame, table)
-    figure, (ax,) = new(width=5.2, height=3.2)
-    for style, cell in cells:
-        norms = cell[cell.measure == "norm"]
-        if len(norms):
-            _draw(ax, norms.assign(value=100 * norms.value), style)
-    _stages(ax, 1, rows.source.iloc[0])
-    ax.set_yscale("log")
-    plain(ax.yaxis)
-    ax.set_ylabel("norm of the update / norm of W, %", fontsize=9)
-    return _finish(figure, rows, ax)
 
 
 def _finished(frame, table):
@@ -113,13 +93,36 @@ def _finished(frame, table):
     rows = rows[rows.status == "finished"]
     if rows.empty:
         raise ValueError(f"frame: no run of {table} finished, expected at least one to draw")
-    ranks, cells = sorted(rows["rank"].dropna().unique()), []
-    for label, cell in by_method(rows):
-        method, rank = cell.method.iloc[0], cell["rank"].iloc[0]
-        place = ranks.index(rank) % 4 if method != "head-only" else None
-        look = {} if place is None else {"linestyle": LINES[place], "fillstyle": FILLS[place]}
-        cells.append((STYLES[method] | look | {"label": label}, cell))
-    return rows, cells
+    each = by_method(rows)
+    return rows, [(STYLES[c.method.iloc[0]] | {"label": label}, c) for label, c in each]
+
+
+def _ratios(ax, cells):
+    for k, (style, cell) in enumerate(cells):
+        found = runs.summary(cell).ratio
+        _draw(ax, pd.DataFrame({"stage": k, "value": found, "n": 0}), style)
+        ax.annotate(f"×{number(found.mean())}", (k, found.mean()), (0, 6), ha="center",
+                    textcoords="offset points", fontsize=7)  # fmt: skip
+    ax.axhline(1, **DOTTED)
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    ax.set_ylim(min(0.8, low), max(2.0, 1.4 * high))
+    plain(ax.yaxis)
+    labels = [style["label"] for style, _ in cells]
+    ax.set_xticks(range(len(labels)), labels, rotation=40, ha="right", fontsize=8)
+    ax.set_xlim(-0.5, len(labels) - 0.5)
+    ax.set_title("perplexity\nafter / before", fontsize=9)
+
+
+def _names(ax):
+    """What the lines are, at their right ends; moved apart where these are close together."""
+    ends = [(c.lines[0].get_ydata()[-1], c.get_label(), c.lines[0].get_color())
+            for c in ax.containers]  # fmt: skip
+    ends.append((ax.lines[-1].get_ydata()[-1], "majority class", "black"))
+    place, (low, high) = -np.inf, ax.get_ylim()
+    for y, name, colour in sorted(ends):
+        place = max(y, place + 0.08 * (high - low))
+        ax.text(ax.get_xlim()[1], place, name, color=colour, fontsize=8, va="center")
 
 
 def _draw(ax, rows, style, shift=0.0, wilson=False):
@@ -140,16 +143,14 @@ def _draw(ax, rows, style, shift=0.0, wilson=False):
 
 def _stages(ax, first, source):
     names = [task_label(task, source).replace("Sentiment140", "Sent.140") for task in TASKS]
-    ax.set_xticks(range(first, len(names) + 1), names[first - 1 :])
+    ax.set_xticks(range(first, len(names) + 1), names[first - 1 :], fontsize=9)
     ax.set_xlim(first - 0.35, len(names) + 0.35)
-    ax.set_xlabel("after training on")
+    ax.set_xlabel("after training on", fontsize=9)
 
 
-def _finish(figure, rows, legend=None):
-    """Whose figure it is, so that it can stand alone; a legend of what a panel holds."""
+def _finish(figure, rows):
+    """Whose figure it is, so that it can stand alone."""
     first, seeds = rows.iloc[0], sorted(rows.seed.unique())
     said = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     figure.suptitle(f"{MODELS[first.model]}, {first.profile} profile, {said}", fontsize=9)
-    if legend:
-        figure.legend(*legend.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure

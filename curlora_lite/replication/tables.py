@@ -30,13 +30,16 @@ CLOSE = 0.005  # published scores have two decimals
 SCORES = ("accuracy", "perplexity")
 SHARED = ("profile", "model", "protocol", "learning_rate", "precision", "source")
 MEASURES = {"ACC": "acc", "Just learned": "just_learned", "Forgetting": "forgetting",
-            "Perplexity ratio": "ratio"}  # fmt: skip
+            "Perplexity after/before": "ratio"}  # fmt: skip
 SUMMARY_NOTE = (
     "ACC: accuracy of all tasks at the end. Just learned: of each right after its own stage. "
     "Forgetting: best earlier less last, over the earlier tasks. Means over tasks, Sentiment140 by "
-    "as many positive as negative rows where these were scored. Perplexity ratio: after over "
-    "before. Seconds: of one run, others beside it where cores allow."
+    "as many positive as negative rows where these were scored."
 )
+MARKS = {
+    "†": f"† at least {100 * CONSTANT:g} % of the answers are one class.",
+    "‡": "‡ to two decimals the accuracy of one constant answer.",
+}
 
 
 def one_grid(frame, table):
@@ -73,7 +76,8 @@ def results(frame, table):
 
     Columns: the number of rows or tokens, the majority class, head only, then LoRA and CURLoRA by
     rank. Means over seeds, ± the sample standard deviation where there are several; runs that did
-    not finish are left out, and counted in a last row. ValueError: see `one_grid`.
+    not finish are left out, and counted in a last row. Seconds are means. ValueError: see
+    `one_grid`.
     """
     rows = one_grid(frame, table)
     source, done, lines = rows.source.iloc[0], rows[rows.status == "finished"], []
@@ -87,6 +91,8 @@ def results(frame, table):
         if task == "sentiment140":
             there = (beside for beside in BESIDE if (done.task == beside).any())
             lines += [_line(BESIDE[beside], rows, done, beside, stage) for beside in there]
+    took = done.drop_duplicates("run").groupby("label").seconds.mean()
+    lines.append({"": "Seconds of a run", **took.map("{:,.0f}".format)})
     if len(done) < len(rows):
         lines.append({"": "Runs finished", **{name: _finished(c) for name, c in by_method(rows)}})
     return pd.DataFrame(lines).set_index("").rename_axis(None).fillna("")
@@ -144,11 +150,9 @@ def summary(frame, table):
     """What the runs of one table come to (see `runs.summary`): a row a method and rank."""
     rows = one_grid(frame, table)
     done, lines = runs.summary(rows), {}
-    for label, cell in by_method(rows):
+    for label, _ in by_method(rows):
         mine = done[done.label == label]
         lines[label] = {name: mean(mine[column]) for name, column in MEASURES.items()}
-        lines[label]["Finished"] = _finished(cell)
-        lines[label]["Seconds"] = f"{mine.seconds.mean():,.0f}" if len(mine) else "–"
     if len(done):
         share = runs.majority(rows[rows.run == done.run.iloc[0]])
         lines["Majority class"] = dict.fromkeys(("ACC", "Just learned"), number(share))
@@ -203,15 +207,15 @@ def notes(frame, table, again):
 
 def marks(frame, table):
     """What the marks in `results` mean, and what the choice of rows alone allows for."""
-    rows = one_grid(frame, table)
+    rows, cells = one_grid(frame, table), results(frame, table).to_string()
     fewest = rows[rows.measure == "accuracy"].n.min()
     low, high = metrics.wilson_interval(0.7, fewest)[1:3]
     return [
         f"{PUBLISHED}: {paper.MODELS[table]} on the paper's data, one run each; its n and majority "
         "class are counted by us.",
-        f"† at least {100 * CONSTANT:g} % of the answers are one class. "
-        "‡ to two decimals the accuracy of one constant answer.",
-        f"95 % interval of an accuracy of 0.70 on {fewest:,} rows: {low:.2f} to {high:.2f}.",
+        *(said for mark, said in MARKS.items() if mark in cells),
+        f"95 % interval of an accuracy of 0.70 on {fewest:,} rows: {low:.2f} to {high:.2f}. "
+        "Seconds: of one run, others beside it where cores allow.",
     ]
 
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from . import runs, tables
 from .conclusions import CONTRADICTED
 
-COLUMNS = {"ACC": "accuracy", "Forgetting": "forgetting", "Perplexity ratio": "perplexity ×"}
+COLUMNS = {"ACC": "accuracy", "Forgetting": "forgetting", "Perplexity after/before": "perplexity ×"}
 
 # Each with the assertion that holds it, of the first table's means.
 SENTENCES = (

@@ -382,7 +382,9 @@ of_replication(
 )
 of_replication(
     "figures",
-    ("growth as a share", "norms.assign(value=100 * norms.value)", "norms"),
+    ("negative tweets alone", "counted = runs.BALANCED if even else task", "counted = task"),
+    ("names on each other", "place + 0.08 * (high - low)", "place"),
+    ("a name at another line", "for y, name, colour in sorted(ends)", "for (y, *_), (_, name, colour) in zip(sorted(ends), ends)"),
     ("the majority class of nothing", "ax.axhline(first.majority", "ax.axhline(0.5"),
     ("bars of a standard error", "stages.value.mean(), stages.value.std()", "stages.value.mean(), stages.value.sem()"),
     ("diverged runs drawn", 'rows = rows[rows.status == "finished"]', "rows = rows"),
@@ -525,7 +527,8 @@ of_replication(
     ("diverged runs in the means", 'rows[rows.status == "finished"], []', "rows, []"),
     ("three decimals less", "0 if value >= 1000 else 2}f", "0 if value >= 10 else 2}f"),
     ("ACC's column holds another", '"ACC": "acc"', '"ACC": "just_learned"'),
-    ("the sum of seconds", "mine.seconds.mean()", "mine.seconds.sum()"),
+    ("the sum of seconds", 'groupby("label").seconds.mean()', 'groupby("label").seconds.sum()'),
+    ("a mark without its line", "if mark in cells)", "if mark not in cells)"),
     ("LoRA after CURLoRA", "rows.method.map([*METHODS, *BASELINES].index)", "rows.method.map([*METHODS[::-1], *BASELINES].index)"),
     ("the median", "return number(values.mean()) + spread", "return number(values.median()) + spread"),
     ("after the wrong task", "after = tuple(TASKS)[stage - 1]", "after = tuple(TASKS)[::-1][stage - 1]"),

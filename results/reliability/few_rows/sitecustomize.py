@@ -1,7 +1,9 @@
 """Few rows and one rank for the profiles of the paper's models.
 
+Python imports a module of the name `sitecustomize`, if it finds one, before it runs anything else.
 `rehearsal.py` puts this folder and its copy of the checkout on PYTHONPATH: every Python that the
 command starts begins with this, the notebooks' too, and the profiles themselves stay as they are.
+Nothing else uses it.
 """
 
 import dataclasses
