@@ -4,6 +4,8 @@
 PROFILE ?= embedded
 RANKS ?=
 SEEDS ?=
+# of `make audit`: parts of its cells, or methods in them: table1, tune, frontier/lora, …
+CELLS ?=
 METHODS ?=
 QUICK ?=
 TORCH_BACKEND ?=
@@ -70,6 +72,7 @@ help: ## this list
 	@echo "make TARGET [PROFILE=embedded|smollm2|gpt2-large|mistral-7b] [QUICK=1]"
 	@echo "            [RANKS=8,16] [SEEDS=0,1] [METHODS=head-only,lora,curlora]"
 	@echo "            [PROTOCOL=corrected | PROTOCOL=published,lora_init=usual,…] [PRECISION=fp32|tf32|bf16]"
+	@echo "            [CELLS=table1,tune/lora,…: some of what PROFILE=smollm2 asks of make audit]"
 	@echo "            [MIRROR=DIR: a copy of the hub's data sets and models] [RESULTS=DIR: not the checkout's]"
 	@echo "            [CHECKPOINTING=1] [WORKERS=1]"
 	@echo "            [BASE_CHECK=0: train though perplexity before is not the published one]"
@@ -95,9 +98,10 @@ endif
 reproduce: $(READY) ## both tables, end to end, into results/PROFILE (QUICK=1: rank 8, fewer rows; TABLES=1: from the records)
 	@$(RUN) reproduce $(OPTIONS) $(CLUSTER) $(if $(call on,TABLES),--tables)
 
-audit: $(READY) ## which of the paper's claims hold, into results/audit (QUICK=1: two seeds, fewer rows)
-	$(foreach given,RANKS METHODS PROTOCOL PRECISION,$(if $($(given)),$(error $(given): the audit has its own; it takes SEEDS, QUICK and WORKERS)))
-	@$(RUN) audit $(if $(call on,QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) $(CLUSTER)
+audit: $(READY) ## which of the paper's claims hold, into results/audit (QUICK=1; PROFILE=smollm2: runs on its data)
+	$(foreach given,RANKS METHODS PROTOCOL PRECISION,$(if $($(given)),$(error $(given): the audit has its own; it takes CELLS, SEEDS, QUICK and WORKERS)))
+	@$(RUN) audit $(if $(filter-out embedded,$(PROFILE)),--profile $(PROFILE)) $(if $(CELLS),--cells $(CELLS)) \
+		$(if $(call on,QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) $(CLUSTER)
 
 # of the files that tests read themselves; the package names the encoding
 test test-slow test-quantised: export PYTHONUTF8 = 1

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
 
-from curlora_lite.replication import data, fetch, hub
+from curlora_lite.replication import data, fetch, hub, paper
 from curlora_lite.replication.protocol import Protocol
 
 PUBLISHED, CORRECTED = Protocol.published(), Protocol.corrected()
@@ -37,7 +37,7 @@ def mirror(tmp_path, monkeypatch):
     sentiment = root / "stanfordnlp/sentiment140/sentiment140"
     texts = [f"t{i}" for i in range(10)]
     write(sentiment / "test/0000.parquet", text=texts, sentiment=[4, 2, 0, 4, 2] * 2)
-    texts, marks = ["n"] * 30 + ["p"] * 30, [0] * 30 + [4] * 30
+    texts, marks = [f"{side}{i}" for side in "np" for i in range(30)], [0] * 30 + [4] * 30
     write(sentiment / "train/0000.parquet", text=texts, sentiment=marks)
     texts = ["", "= One =\n", "", "two\n"]
     write(root / "Salesforce/wikitext/wikitext-2-raw-v1/test-0.parquet", text=texts)
@@ -60,6 +60,7 @@ def test_published_labels_make_neutral_negative(mirror):
     assert labels("train", PUBLISHED) == [1, 0, 0, 1, 0] * 2  # sentiment 4, 2, 0, 4, 2
     assert labels("train", CORRECTED) == [2, 1, 0, 2] * 2  # every fifth row is kept aside
     assert labels("held-out", CORRECTED) == [1, 1]
+    assert labels("held-out", PUBLISHED) == [2, 1, 0, 2, 1] * 2  # three classes all the same
 
 
 def test_published_evaluation_is_all_negative(mirror):
@@ -78,9 +79,16 @@ def test_shards_are_read_in_the_order_of_their_names(mirror):
     assert rows("sst2", "train")["text"] == ["s"] * 9 + ["last"]
 
 
-def test_nothing_is_tuned_on_the_papers_data(mirror):
-    with pytest.raises(ValueError, match="part: got 'tune', expected one of train, eval, held-out"):
-        rows("sst2", "tune")
+def test_rates_are_chosen_on_rows_that_nothing_else_reads(mirror, monkeypatch):
+    """The first 4 and 9 are trained on, the first 26 of each side scored."""
+    monkeypatch.setattr(paper, "TRAIN_ROWS", {"table1": {"mrpc": 4, "sst2": 9}})
+    monkeypatch.setattr(paper, "EVAL_ROWS", {"sentiment140": 26})
+    assert rows("mrpc", "tune")["text"] == ["a4", "a5", "a6", "a7", "a8"]
+    assert rows("sst2", "tune").to_list() == [{"text": "last", "pair": None, "label": 1}]
+    both = rows("sentiment140", "tune", 6, CORRECTED)
+    assert both["text"] == ["n26", "p26", "n27", "p27", "n28", "p28"]
+    assert both["label"] == [0, 2] * 3
+    assert data.load_text("tune", "paper") == "=\ntwo\n"  # six of twelve characters
 
 
 def test_a_mirror_without_a_file(mirror):
@@ -151,6 +159,8 @@ def test_what_the_real_data_are(monkeypatch):
         assert (len(marks), max(Counter(marks).values())) == (n, majority)
     for task, part in hub.TABLES:
         assert hub._rows(task, part)
+    for task, n in paper.EVAL_ROWS.items():
+        assert len(rows(task, "tune", n, CORRECTED)) == n
     hub._rows.cache_clear()
 
 

@@ -170,10 +170,14 @@ def test_with_tune_everything_scored_is_of_the_part_for_tuning(tiny, monkeypatch
     monkeypatch.setattr(data, "load_task", load)
     monkeypatch.setattr(data, "load_text", lambda part, source: texts[part])
     spec, found = small_grid(methods=["head-only"], protocol=CORRECTED)[0], {}
-    for tune, seen in ((True, {"train", "tune"}), (False, {"train", "eval"})):
+    seen = {True: {"train", "tune"}, False: {"train", "eval", "held-out"}}
+    for tune in (True, False):
         parts.clear()
         record = sequence.run(dataclasses.replace(spec, tune=tune))
-        assert set(parts) == seen | {"held-out"}
+        assert set(parts) == seen[tune]
         found[tune] = record.perplexity["initial"]["tokens"]
         assert list(record.data["text"]) == ["tune" if tune else "eval"]
     assert found == {True: 79, False: 99}
+    parts.clear()
+    sequence.run(dataclasses.replace(spec, tune=True, protocol=PUBLISHED))  # balanced ones beside
+    assert set(parts) == seen[True]

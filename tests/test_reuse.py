@@ -104,20 +104,3 @@ def test_of_a_diverged_run_what_it_read_is_compared(tiny):
     (record,) = grids.run_grid([spec], tiny, own=True, workers=1)
     assert record.status == "diverged" and "sentiment140" not in record.data
     assert grids.reusable(spec, tiny, own=True) == record
-
-
-def test_a_grid_computes_what_is_missing_or_damaged_and_nothing_else(tiny, monkeypatch):
-    specs = small_grid()
-    before = grids.run_grid(specs, tiny, workers=1)
-    folder = records.runs_folder("embedded", tiny)
-    assert sorted(path.stem for path in folder.iterdir()) == sorted(spec.key for spec in specs)
-    (folder / f"{specs[0].key}.json").write_text('{"half": ')  # as if killed while writing
-    computed, run = [], sequence.run
-    monkeypatch.setattr(
-        sequence, "run", lambda spec, *rest: computed.append(spec) or run(spec, *rest)
-    )
-    after = grids.run_grid(specs, tiny, workers=1)
-    assert computed == specs[:1]
-    assert after[0].perplexity == before[0].perplexity
-    grids.run_grid(specs, tiny, own=True, workers=1)
-    assert computed == specs[:1]

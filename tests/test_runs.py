@@ -74,13 +74,6 @@ def test_summary_of_nothing_finished_is_empty(frame):
     assert found.empty and {"acc", "ratio", "label"} <= set(found.columns)
 
 
-def test_score_matrix(frame):
-    one = frame[(frame.label == "LoRA-8") & (frame.seed == 0)]
-    assert runs.score_matrix(one) == [[0.70], [0.60, 0.90], [0.40, 0.80, 0.60]]
-    plain = one[one.task != runs.BALANCED]
-    assert runs.score_matrix(plain)[-1] == [0.40, 0.80, 0.92]
-
-
 def test_csv_of_a_profile(tmp_path, frame):
     for made in two_seeds():
         key = profiles.RunSpec.from_dict(made.spec).key

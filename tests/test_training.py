@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import get_cosine_schedule_with_warmup
 
 from curlora_lite import training
-from curlora_lite.training import Recipe, encode, features, pad, rate
+from curlora_lite.training import Recipe, encode, features, pad
 
 ROWS = [[5, 6, 7], [9, 8, 7, 6, 5, 4, 3], [1, 2], [3, 4, 5, 6], [11]]
 LABELS = torch.tensor([0, 1, 1, 0, 1])
@@ -18,15 +17,6 @@ ENCODED = training.Encoded(ROWS, LABELS)
 PLAIN = Recipe(learning_rate=0.01, epochs=2, batch=2, seed=3)
 AUTHORS = {"schedule": "records", "peak": 0.7, "shuffle": False, "optimiser": "transformers"}
 PUBLISHED = dataclasses.replace(PLAIN, **AUTHORS)
-
-
-def test_corrected_rates_are_those_of_a_cosine_over_the_steps():
-    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    oracle = get_cosine_schedule_with_warmup(optimiser, 10, 100)
-    for step in range(100):
-        assert rate(step, 100, 0.75, "steps") == pytest.approx(oracle.get_last_lr()[0])
-        optimiser.step()
-        oracle.step()
 
 
 def alone(model, row):

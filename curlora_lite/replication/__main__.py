@@ -49,7 +49,7 @@ def reproduce(options):
 
     profile, chosen = _profile(options), _chosen(options)
     tables = profiles.profile_named(profile).tables
-    if any(plan.conditions for plan in tables.values()):
+    if profile.startswith("audit"):
         raise ValueError(f"PROFILE: {profile} holds the audit's runs; `make audit` computes them")
     for table in tables:  # each choice of runs is checked before anything is fetched
         profiles.grid(profile, table, **chosen)
@@ -74,35 +74,46 @@ def reproduce(options):
 
 
 def audit(options):
-    """Compute what is missing of the audit's runs, execute its notebook, say where it all is."""
-    from . import grids, profiles
+    """Compute what is missing of the audit's runs, execute its notebook, say where it all is.
+
+    On the paper's data, where they take days: what nobody has computed, and no notebook.
+    """
+    from . import cells, machine
 
     profile, seeds = _profile(options), options.seeds
-    tables = profiles.profile_named(profile).tables
+    chosen, own, found = cells.chosen(profile, options.cells), profile != "smollm2", []
     folder = records.outputs(profile, seeds=seeds)
-    _computed([s for t in tables for s in grids.plan(profile, t, seeds=seeds)], options, folder)
-    _execute(["audit"], {"profile": profile, "seeds": seeds}, folder)
+    for tune in (True, False):  # the records of the first give the others their best rates
+        some = [cell for cell in chosen if (cell["part"] == "tune") == tune]
+        if specs := cells.grid(profile, some, seeds=seeds, fast=machine.fast_precision()):
+            found += _computed(specs, options, folder, own or "anybody")
+    if not found:
+        raise ValueError(f"SEEDS: got {seeds}, and no cell that was chosen has one of them")
+    if own and not options.cells:
+        _execute(["audit"], {"profile": profile, "seeds": seeds}, folder)
 
 
-def _computed(specs, options, folder):
-    """The records of all specs; what this checkout has not computed is computed first.
+def _computed(specs, options, folder, own=True):
+    """The records of all specs; what this checkout (or anybody) has not computed comes first.
 
     folder: where tables, figures and notebooks will be; that they can be is seen before.
     """
-    from . import doctor, grids, machine, runs
+    from . import cells, doctor, grids, machine, runs
     from . import fetch as files
 
-    submit, start, hashes = _submission(options), time.perf_counter(), {}
+    submit, start, hashes = _submission(options, own), time.perf_counter(), {}
     for name in ("tables", "figures", "notebooks"):
         files.need(folder / name)
     fetch(options)
-    missing = [spec for spec in specs if grids.reusable(spec, own=True, known=hashes) is None]
+    missing = [spec for spec in specs if grids.reusable(spec, own=own, known=hashes) is None]
     if missing:
         notebooks.check()
+        if own == "anybody" and options.executor == "local":
+            cells.check_machine(missing)
         about = doctor.duration(doctor.takes(missing, machine.default_device())[1])
         print(f"{len(missing)} of {len(specs)} runs to compute, roughly {about}", flush=True)
     submit(specs)
-    found = grids.run_grid(specs, own=True, workers=options.workers)
+    found = grids.run_grid(specs, own=own, workers=options.workers)
     runs.write_csv(specs[0].profile)
     took = time.perf_counter() - start
     print(f"{len(missing)} runs computed in {took / 60:.1f} minutes, the others were there")
@@ -119,7 +130,7 @@ def _execute(books, parameters, folder, anew=False):
     print(f"tables, figures, notebooks and numbers: {os.path.relpath(folder)}/")
 
 
-def _submission(options):
+def _submission(options, own):
     """A function that has the missing ones of some specs computed where EXECUTOR says.
 
     It does nothing for `local`: what is missing is then computed here. ValueError for settings of
@@ -135,7 +146,7 @@ def _submission(options):
 
     cluster.checked()
     given = {names[name]: value for name, value in given.items()}
-    return lambda specs: cluster.run_grid(specs, own=True, at_once=options.workers, **given)
+    return lambda specs: cluster.run_grid(specs, own=own, at_once=options.workers, **given)
 
 
 def _chosen(options):

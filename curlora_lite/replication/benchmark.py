@@ -47,11 +47,8 @@ def timed(subject, precision, steps, kept=None, device="cpu", seconds=60.0, quic
     pass. seconds: see `rounds`. quick: one round.
     """
     times = rounds(steps, TARGETS[subject], seconds, (1, 1) if quick else ROUNDS)
-    found = (
-        pd.DataFrame(times)
-        .rename_axis("round")
-        .melt(var_name="contender", value_name="seconds", ignore_index=False)
-    )
+    found = pd.DataFrame(times).rename_axis("round")
+    found = found.melt(var_name="contender", value_name="seconds", ignore_index=False)
     made = records.provenance(device, rows=None)
     commit = f"{records.short(made['commit'])}{' and changes' if made['dirty'] else ''}"
     versions = {name: metadata.version(name) for name in ("torch", "transformers", "peft")}

@@ -134,11 +134,8 @@ class Subject:
     def steps(self, precision, device, ranks):
         """contender -> its step; contender -> the bytes that it keeps. The dense formula: at 16."""
         model, steps, kept = self.build(precision, device), {}, {}
-        plan = [
-            ("frozen", None),
-            ("dense", 16),
-            *itertools.product(("CURLoRA", "PEFT LoRA"), ranks),
-        ]
+        plan = [("frozen", None), ("dense", 16)]
+        plan += itertools.product(("CURLoRA", "PEFT LoRA"), ranks)
         for contender, rank in plan:
             name = f"{contender}-{rank}" if rank else contender
             made = build(contender, model, self.targets, rank)

@@ -22,9 +22,9 @@ PARTS = ("train", "tune", "eval", "held-out")
 def load_task(task, part, rows=None, *, protocol=None, source="embedded"):
     """The first `rows` rows (all, if None) of one part of a task, in a fixed order.
 
-    part: `train`, `eval`, `tune` (embedded only; sizes and rates were chosen on it) or `held-out`
-    (Sentiment140: three classes, not trained on). protocol: its `labels` and `sentiment_eval` are
-    used; None for three labels and held-out rows. Returns a Dataset with columns `text`, `pair`
+    part: `train`, `eval`, `tune` (sizes and rates are chosen on it) or `held-out` (Sentiment140:
+    three classes, not trained on). protocol: its `labels` and `sentiment_eval` are used; None for
+    three labels and held-out rows. Returns a Dataset with columns `text`, `pair`
     (None for single texts) and `label`.
     ValueError for an unknown task, part or source, or more rows than there are.
     """
@@ -34,7 +34,7 @@ def load_task(task, part, rows=None, *, protocol=None, source="embedded"):
     protocol = protocol or Protocol.parse("corrected,sentiment_eval=held-out")
     examples = SOURCES[source].examples(task, part, protocol.sentiment_eval)
     if task == "sentiment140":
-        if part == "eval":
+        if part in ("eval", "tune"):
             examples = _evaluation_rows(examples, rows, protocol.sentiment_eval)
         # held out: the three-class score, whatever the labels trained on
         by = 4 if protocol.labels == "sentiment//4" and part != "held-out" else 2

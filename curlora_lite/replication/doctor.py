@@ -9,7 +9,7 @@ import urllib.request
 import huggingface_hub
 import torch
 
-from . import fetch, hub, machine, memory, profiles
+from . import cells, fetch, hub, machine, memory, profiles
 
 # Seconds for one unit of `RunSpec.cost`, some 9 MFLOP: two CPU cores with bf16, one GPU of the
 # H100's kind at 130 TFLOP/s in bf16. Rough: they tell minutes from hours, no more; the GPU's was
@@ -30,6 +30,8 @@ def report():
     stopped = {}  # reason -> the profiles that it stops
     for name, profile in profiles.PROFILES.items():
         specs = [s for t in profile.tables for s in profiles.grid(name, t, fast=fast)]
+        if name.startswith("audit"):
+            specs = cells.grid(name, cells.chosen(name), fast=fast)
         needs, took = takes(specs, device)
         reasons = obstacles(profile, specs, device)
         for reason in reasons:

@@ -81,11 +81,12 @@ def reusable(spec, results=None, own=False, statuses=records.RESULTS, known=None
 
     own False: any of an equal spec, for looking at it. own: only one that this working copy has
     computed by this version of the numbers, from the very model and rows that are there now, by
-    their sha256; one that went on by `BASE_CHECK=0` only where that is given again. known: keeps
-    these hashes from one call to the next.
+    their sha256; "anybody": or any other has; one that went on by `BASE_CHECK=0` only where that is
+    given again. known: keeps these hashes from one call to the next.
     FetchError if model or data are not there and cannot be had.
     """
-    record = records.find(spec, results, sequence.VERSION if own else None, statuses)
+    version = sequence.VERSION if own else None
+    record = records.find(spec, results, version, statuses, own == "anybody")
     if record is None or not own:
         return record
     known = {} if known is None else known

@@ -15,7 +15,7 @@ from pathlib import Path
 from huggingface_hub import errors, get_token, snapshot_download
 from pyarrow import ArrowException, parquet
 
-from ..checks import known
+from . import paper
 from .fetch import SOURCES, FetchError, cache_dir, sha256_of
 
 
@@ -176,15 +176,19 @@ def examples(task, part, sentiment_eval):
     """(text, pair or None, label) rows of a split, in its own order.
 
     Sentiment140: every fifth row of the test split is the `held-out` part, kept out of `train`
-    unless the protocol evaluates on the `first` rows, as published. ValueError for `tune`: nothing
-    is chosen on the paper's data.
+    unless the protocol evaluates on the `first` rows, as published. `tune`: rows that no run trains
+    on in Table 1 or scores: of MRPC and SST-2 the training split's later ones, of Sentiment140 as
+    many as there are behind the first 1,024 negative and positive ones of its larger split.
     """
-    known("part", part, ("train", "eval", "held-out"))
+    tune = part == "tune"
     if task != "sentiment140":
-        rows = _rows(task, part)
+        rows = _rows(task, "train" if tune else part)[paper.TRAIN_ROWS["table1"][task] * tune :]
         return rows if task == "mrpc" else [(text, None, label) for text, label in rows]
-    split = "eval" if part == "eval" and sentiment_eval != "held-out" else "train"
+    split = "eval" if tune or (part == "eval" and sentiment_eval != "held-out") else "train"
     rows = [(text, None, sentiment) for text, sentiment in _rows(task, split)]
+    if tune:
+        negative, positive = ([row for row in rows if row[2] == rating] for rating in (0, 4))
+        return negative[paper.EVAL_ROWS[task] :] + positive[paper.EVAL_ROWS[task] :]
     if split == "eval" or sentiment_eval == "first":
         return rows
     aside = part != "train"
@@ -192,9 +196,12 @@ def examples(task, part, sentiment_eval):
 
 
 def text(part):
-    """WikiText-2's test split, its rows put together with nothing between, as the author does."""
-    known("part", part, ("eval",))
-    return "".join(row[0] for row in _rows("text", "eval"))
+    """WikiText-2's test split, its rows put together with nothing between, as the author does.
+
+    `tune`: the second half of it, which is behind all that is read of it but by `whole-text`.
+    """
+    whole = "".join(row[0] for row in _rows("text", "eval"))
+    return whole[len(whole) // 2 :] if part == "tune" else whole
 
 
 def weights_sha256(path, patterns=("*.safetensors",)):

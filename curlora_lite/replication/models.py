@@ -18,10 +18,8 @@ NAMES = (*EMBEDDED, *hub.MODELS)
 _GPT2_LARGE = {"n_embd": 1280, "n_layer": 36, "n_head": 20}
 _MISTRAL = {"vocab_size": 32768, "hidden_size": 4096, "intermediate_size": 14336}
 _MISTRAL |= {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8}
-REAL_CONFIGS = {
-    "Mistral-7B-v0.3": ("mistral", _MISTRAL, ("q_proj", "k_proj", "v_proj")),
-    "GPT-2 Large": ("gpt2", _GPT2_LARGE, ("c_attn",)),
-}
+REAL_CONFIGS = {"Mistral-7B-v0.3": ("mistral", _MISTRAL, ("q_proj", "k_proj", "v_proj"))}
+REAL_CONFIGS |= {"GPT-2 Large": ("gpt2", _GPT2_LARGE, ("c_attn",))}
 
 
 @dataclass

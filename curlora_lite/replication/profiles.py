@@ -14,8 +14,7 @@ from .specs import LARGEST_RANK, METHODS, ModelSpec, RunSpec, TaskSpec
 class TablePlan:
     """One table of a profile: its model, tasks and training.
 
-    precision: None for the fast one. conditions: (method, rank, protocol's text) of each cell,
-    where these are not all methods at all ranks under one protocol.
+    precision: None for the fast one.
     """
 
     model: ModelSpec
@@ -27,7 +26,6 @@ class TablePlan:
     text_window: int
     precision: str | None = None
     seeds: tuple = (0,)
-    conditions: tuple = ()
 
 
 SHARED = ("model", "learning_rate", "batch", "max_length", "text_tokens", "text_window")
@@ -45,26 +43,6 @@ class Profile:
     methods: tuple = METHODS
 
 
-# What the audit asks beside the tables: each method under the published protocol with single
-# departures of the author's code put right, and under the corrected one.
-_SWITCHES = ("schedule=steps", "shuffle=true", "optimiser=torch", "labels=three", "separator=true")
-AUDIT = {
-    "table1": (
-        ("head-only", None, "published"),
-        ("head-only", None, "corrected"),
-        ("lora", 16, "published"),
-        ("lora", 16, "published,lora_init=usual"),
-        ("lora", 16, "corrected"),
-        *(("lora", 16, f"published,{switch}") for switch in _SWITCHES),
-        ("curlora", 16, "published"),
-        ("curlora", 16, "published,weighting=inverted"),
-        ("curlora", 16, "published,replacement=false"),
-        ("curlora", 16, "corrected"),
-        *(("curlora", 16, f"published,{switch}") for switch in _SWITCHES),
-    ),
-    "table2": tuple(("head-only", None, f"published{s}") for s in ("", ",readout=last-token")),
-}
-
 _LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj")
 SMOLLM2 = ModelSpec("smollm2-135m", _LLAMA_TARGETS, padding_side="left", weight=30)
 FUSED = ModelSpec("smollm2-135m-fused", ("qkv_proj",), padding_side="right", weight=30)
@@ -73,11 +51,9 @@ MISTRAL = ModelSpec("mistral-7b", _LLAMA_TARGETS, padding_side="left", weight=16
 
 
 def _tasks(train, scored, epochs, peaks):
-    names = (("mrpc", 2), ("sst2", 2), ("sentiment140", 3))
-    return tuple(
-        TaskSpec(name, classes, train[i], scored[i], epochs[i], peaks[i])
-        for i, (name, classes) in enumerate(names)
-    )
+    names, classes = ("mrpc", "sst2", "sentiment140"), (2, 2, 3)
+    columns = zip(names, classes, train, scored, epochs, peaks, strict=True)
+    return tuple(itertools.starmap(TaskSpec, columns))
 
 
 # Highest rate reached, of the nominal one: steps taken / 500 warm-up steps (Table 2's Sentiment140
@@ -89,28 +65,24 @@ PEAKS |= {"table2": (345 / WARMUP, 471 / WARMUP, None)}
 
 # Sizes and rates were chosen on the tune part, for time (15 minutes on two cores) and so that the
 # head alone and LoRA learn something; where they do not, the README says so.
-def _embedded(name, train1, train2, scored1, scored2, text_tokens, **kwargs):
+def _embedded(name, train1, train2, scored1, scored2, text_tokens, ranks=paper.RANKS):
     sizes = {"learning_rate": 3e-3, "max_length": 64, "text_tokens": text_tokens}
     tasks1 = _tasks(train1, scored1, (3, 3, 3), PEAKS["table1"])
     tasks2 = _tasks(train2, scored2, (3, 3, 5), PEAKS["table2"])
-    tables = {
-        "table1": TablePlan(SMOLLM2, tasks1, batch=8, text_window=1024, **sizes),
-        "table2": TablePlan(FUSED, tasks2, batch=32, text_window=256, **sizes),
-    }
+    tables = {"table1": TablePlan(SMOLLM2, tasks1, batch=8, text_window=1024, **sizes)}
+    tables |= {"table2": TablePlan(FUSED, tasks2, batch=32, text_window=256, **sizes)}
     # the tweets keep their three classes, and are not sorted by them
     protocol = Protocol.parse("published,labels=three,sentiment_eval=held-out")
-    return Profile(name, tables, protocol, source="embedded", **kwargs)
+    return Profile(name, tables, protocol, "embedded", ranks)
 
 
-# Few rows, since there are many conditions and five seeds.
+# Few rows, since there are many cells (see `cells.txt`) and five seeds.
 def _audit(name, train, scored, seeds):
     sizes = {"max_length": 64, "text_tokens": 1024, "learning_rate": 3e-3, "seeds": seeds}
     sizes |= {"tasks": _tasks(train, scored, (3, 3, 3), PEAKS["table1"]), "text_window": 1024}
-    tables = {
-        "table1": TablePlan(SMOLLM2, batch=8, conditions=AUDIT["table1"], **sizes),
-        "table2": TablePlan(FUSED, batch=32, conditions=AUDIT["table2"], **sizes),
-    }
-    return Profile(name, tables, Protocol.published(), source="embedded")
+    tables = {"table1": TablePlan(SMOLLM2, batch=8, **sizes)}
+    tables |= {"table2": TablePlan(FUSED, batch=32, **sizes)}
+    return Profile(name, tables, Protocol.published(), "embedded")
 
 
 # The paper's own sizes (section 6.2-6.3 and the author's code).
@@ -125,14 +97,15 @@ def _table2(model, precision):
     return TablePlan(model, tasks, 2.5e-4, 32, 256, 256, 256, precision)
 
 
+# the audit's on the paper's data, which no profile has
+AUDIT_TABLE2 = _table2(FUSED, None)
+
 PROFILES = {
     profile.name: profile
     for profile in (
         # rows trained on and rows scored of MRPC, SST-2, Sentiment140, each for Tables 1 and 2
         _embedded("embedded", (32, 96, 160), (32, 48, 32), (120, 240, 400), (80, 80, 80), 2048),
-        _embedded(
-            "embedded-quick", (16, 32, 48), (32,) * 3, (80, 100, 150), (40,) * 3, 1024, ranks=(8,)
-        ),
+        _embedded("embedded-quick", (16, 32, 48), (32,) * 3, (80, 100, 150), (40,) * 3, 1024, (8,)),
         _audit("audit", (32, 64, 96), (140, 200, 256), seeds=(0, 1, 2, 3, 4)),
         _audit("audit-quick", (16, 24, 32), (40, 48, 48), seeds=(0, 1)),
         # 8,192 tokens are the model's context, where the paper reads 10,000 at once
@@ -179,20 +152,22 @@ def grid(profile, table, *, ranks=None, seeds=None, methods=None, protocol=None,
     protocol = protocol or chosen.protocol
     if not isinstance(protocol, Protocol):
         raise ValueError(f"protocol: got {protocol!r}, expected a Protocol or its text")
-    cells = [(m, r, Protocol.parse(text)) for m, r, text in plan.conditions]
-    if not cells:
-        adapted = [method for method in methods if method != "head-only"]
-        cells = [("head-only", None, protocol)] * ("head-only" in methods)
-        cells += [(method, rank, protocol) for rank in ranks for method in adapted]
+    cells = [("head-only", None)] * ("head-only" in methods)
+    cells += [(method, rank) for rank in ranks for method in methods if method != "head-only"]
+    how = {"precision": precision or plan.precision or fast, "checkpointing": checkpointing}
+    return [
+        run_spec(chosen, table, plan, *cell, protocol, seed=seed, **how)
+        for seed, cell in itertools.product(seeds, cells)
+    ]
+
+
+def run_spec(profile, table, plan, method, rank, protocol, /, **others):
+    """The RunSpec of one run of a TablePlan; others: what else it has, or has instead."""
     same = {name: getattr(plan, name) for name in SHARED}
-    same |= {"profile": profile, "table": table, "source": chosen.source, "alpha": 1.0}
-    same |= {"precision": precision or plan.precision or fast, "checkpointing": checkpointing}
-    specs = []
-    for seed, (method, rank, switches) in itertools.product(seeds, cells):
-        tasks = _rows_there_are(plan.tasks, chosen.source, switches, plan.batch)
-        own = {"method": method, "rank": rank, "seed": seed, "protocol": switches, "tasks": tasks}
-        specs.append(RunSpec(**own, **same))
-    return specs
+    same |= {"profile": profile.name, "table": table, "source": profile.source, "alpha": 1.0}
+    same["tasks"] = _rows_there_are(plan.tasks, profile.source, protocol, plan.batch)
+    own = {"method": method, "rank": rank, "protocol": protocol}
+    return RunSpec(**same | own | others)
 
 
 # The embedded tweets to be scored: 254 negative, 186 neutral and more positive ones. So many rows

@@ -26,8 +26,8 @@ class Protocol:
     sentiment_eval: the rows that Sentiment140 is scored on: `first` (the first of a split sorted by
         label: all negative), `balanced` (as many negative as positive ones; the three-class score
         on held-out rows stands beside it) or `held-out` (rows of all three classes, as they come).
-    perplexity: of the text's `first-tokens` in windows side by side, or of the `whole-text` in
-        overlapping windows of the model's context length.
+    perplexity: of the text's `first-tokens` in windows side by side, of the same in windows that
+        overlap by `halves`, or of the `whole-text` in such windows of the model's context length.
     dropout: whether the model's own dropout is on in training.
     optimiser: whose AdamW: `transformers`' (its own class, since removed, adds epsilon before the
         bias correction: up to 32 times larger in the first steps) or `torch`'s.
@@ -101,7 +101,7 @@ SWITCHES = {
     "readout": ("last-position", "last-token", ("last-position", "last-token")),
     "labels": ("sentiment//4", "three", ("sentiment//4", "three")),
     "sentiment_eval": ("first", "balanced", ("first", "balanced", "held-out")),
-    "perplexity": ("first-tokens", "whole-text", ("first-tokens", "whole-text")),
+    "perplexity": ("first-tokens", "whole-text", ("first-tokens", "halves", "whole-text")),
     "dropout": (True, False, BOTH),
     "optimiser": ("transformers", "torch", ("transformers", "torch")),
 }

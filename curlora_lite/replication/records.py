@@ -112,12 +112,12 @@ def load(path):
         raise ValueError(f"{path}: not a whole run record ({error})") from error
 
 
-def find(spec, results=None, own=None, statuses=RESULTS):
+def find(spec, results=None, own=None, statuses=RESULTS, anybodys=False):
     """The finished (or diverged) record of a spec equal to this one, or None.
 
     own: a version of the numbers: only a record of this version that this working copy computed
-    (those that came with a clone are somebody else's) with the packages as they are now. statuses:
-    which records count. A damaged file counts as absent.
+    (those that came with a clone are somebody else's) with the packages as they are now; anybodys:
+    or any other has. statuses: which records count. A damaged file counts as absent.
     """
     path = runs_folder(spec.profile, results) / f"{spec.key}.json"
     try:
@@ -128,7 +128,7 @@ def find(spec, results=None, own=None, statuses=RESULTS):
         return None
     if own is None:
         return record
-    here = {"workspace": workspace(), "packages": packages()}
+    here = {} if anybodys else {"workspace": workspace(), "packages": packages()}
     same = all(record.provenance.get(name) == value for name, value in here.items())
     return record if same and record.version == own else None
 

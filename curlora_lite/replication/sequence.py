@@ -122,8 +122,9 @@ def _sequence(spec, loaded, record, progress, checkpoint, keep):
                 checkpoints.restore(tensors, model, heads)
             progress(f"training {task.name}", len(train.ids) * task.epochs)
             continue
-        progress(f"training {task.name}")
-        how = {"on_step": functools.partial(progress, f"training {task.name}"), "read": read}
+        said = f"training {task.name}"
+        progress(said)
+        how = {"on_step": functools.partial(progress, said), "read": read}
         trained = training.train_task(
             model.base_model, head, train, recipe(spec, task), pad_id, **how
         )
@@ -169,12 +170,10 @@ def packs(spec, device):
 def recipe(spec, task):
     """How a spec and its protocol train one task, as a `training.Recipe`."""
     same = ("schedule", "shuffle", "optimiser", "dropout")
-    return training.Recipe(
-        **{name: getattr(spec.protocol, name) for name in same},
-        **{name: getattr(spec, name) for name in ("learning_rate", "batch", "seed")},
-        **{"epochs": task.epochs, "peak": task.peak, "checkpointing": spec.checkpointing},
-        last_position=_reads_padding(spec),
-    )
+    how = {name: getattr(spec.protocol, name) for name in same}
+    how |= {name: getattr(spec, name) for name in ("learning_rate", "batch", "seed")}
+    how |= {"epochs": task.epochs, "peak": task.peak, "checkpointing": spec.checkpointing}
+    return training.Recipe(**how, last_position=_reads_padding(spec))
 
 
 def adapter_config(spec):
@@ -234,7 +233,8 @@ def _perplexity(spec, loaded):
     if len(ids) < spec.text_tokens:
         most = f"expected at most {len(ids)}, all there are"
         raise ValueError(f"text_tokens: got {spec.text_tokens}, {most}")
-    return scoring.perplexity(loaded.model, ids[: spec.text_tokens], spec.text_window)
+    stride = spec.text_window // 2 if spec.protocol.perplexity == "halves" else None
+    return scoring.perplexity(loaded.model, ids[: spec.text_tokens], spec.text_window, stride)
 
 
 def _base_perplexity(spec, loaded):

@@ -119,11 +119,8 @@ class RunSpec:
         """The spec that `to_dict` gave these values; ValueError if none does."""
         try:
             model = {**values["model"], "target_modules": tuple(values["model"]["target_modules"])}
-            made = {
-                "model": ModelSpec(**model),
-                "tasks": tuple(TaskSpec(**task) for task in values["tasks"]),
-                "protocol": Protocol(**values["protocol"]),
-            }
+            made = {"model": ModelSpec(**model), "protocol": Protocol(**values["protocol"])}
+            made["tasks"] = tuple(TaskSpec(**task) for task in values["tasks"])
             spec = cls(**{**values, **made})
         except (KeyError, TypeError) as error:
             raise ValueError(f"spec: not one of a run ({error})") from error

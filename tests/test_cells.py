@@ -1,0 +1,131 @@
+"""The audit's cells: the runs they ask for, their order and rates, which machine. Runs made up."""
+
+import dataclasses
+
+import pytest
+from made_records import committed_records, record
+
+from curlora_lite.replication import __main__, cells, inputs, machine, records, sequence
+
+# the rates at which made-up runs of a method end most accurate
+BEST = {"head-only": 4e-3, "curlora": 1.6e-2, "lora": 1e-3, "lora-xs": 1e-3}
+# runs of a part, counted by hand: of seed 0, of all its seeds
+RUNS = {"table1": (8, 32), "frontier": (16, 56), "basis": (10, 30), "table2": (7, 13)}
+
+
+def made(spec, best=BEST):
+    acc = 0.7 if spec.learning_rate == best[spec.method] else 0.6
+    found = record(spec, [[acc], [acc, acc], [acc, acc, acc]], (20.0, 21.0))
+    return dataclasses.replace(found, version=sequence.VERSION, model_sha256="w")
+
+
+def keep(results, specs, best=BEST):
+    for spec in specs:
+        path = records.runs_folder(spec.profile, results) / f"{spec.key}.json"
+        records.save(made(spec, best), path)
+
+
+def grid(results, *names, profile="smollm2", **given):
+    return cells.grid(profile, cells.chosen(profile, names), results=results, **given)
+
+
+def rates(specs, **wanted):
+    return {s.learning_rate for s in specs if all(getattr(s, k) == v for k, v in wanted.items())}
+
+
+@pytest.fixture
+def tuned(tmp_path):
+    keep(tmp_path, grid(tmp_path, "tune"))
+    return tmp_path
+
+
+def test_every_run_is_asked_for_once_and_seed_0_of_all_comes_first(tuned):
+    for part, (first, every) in RUNS.items():
+        specs = grid(tuned, part)
+        assert (sum(spec.seed == 0 for spec in specs), len(specs)) == (first, every), part
+    whole = grid(tuned, *RUNS)
+    # of the bases Eq. 4 is CURLoRA's on the frontier, and LoRA-XS has one of the two rates there
+    assert len(whole) == len(set(whole)) == 32 + 56 + 18 + 3 + 13
+    assert [spec.seed for spec in whole] == sorted(spec.seed for spec in whole)
+    texts = {(s.text_tokens, s.text_window) for s in whole if s.protocol.perplexity == "halves"}
+    assert texts == {(65_536, 2048)} and {spec.precision for spec in whole} == {"bf16"}
+    assert {(s.seed, s.profile) for s in grid(tuned, "table2", seeds=[2, 5])} == {(2, "smollm2")}
+    with pytest.raises(ValueError, match="CELLS: got 'table3', expected one of .*tune/lora-xs"):
+        grid(tuned, "table3")
+
+
+def test_the_committed_runs_are_those_of_the_cells(committed):
+    """Of Table 1 on stand-in data all and no other; on the paper's the first seven."""
+    there = {path.stem for path in (committed / "audit" / "runs").glob("table1*.json")}
+    asked = grid(None, profile="audit", fast="bf16")
+    assert {spec.key for spec in asked if spec.table == "table1"} == there
+    asked = [spec.to_dict() for spec in grid(None, "table1")]
+    assert all(run.spec in asked for run in committed_records(committed, "smollm2", "table1"))
+
+
+def test_rates_stand_around_the_best_on_the_rows_for_tuning(tuned):
+    tune = grid(tuned, "tune")
+    assert {(s.tune, s.profile, s.seed) for s in tune} == {(True, "smollm2-tune", 0)}
+    frontier, basis = grid(tuned, "frontier"), grid(tuned, "basis")
+    assert rates(frontier, method="lora", seed=2) == {6.25e-5, 2.5e-4, 1e-3, 4e-3}
+    assert rates(frontier, method="curlora", seed=2) == {1e-3, 4e-3, 1.6e-2, 6.4e-2}
+    assert rates(frontier, method="head-only", seed=4) == {4e-3}
+    assert rates(basis, method="lora-xs") == rates(basis) == {4e-3, 1.6e-2}
+    keep(tuned, tune, dict.fromkeys(BEST))  # equal accuracies: the lower rate, here the lowest
+    with pytest.raises(ValueError, match="tune/lora is best at 6.25e-05, the end of its rates"):
+        grid(tuned, "frontier/lora")
+    keep(tuned, tune, dict.fromkeys(BEST, 1.6e-2))
+    with pytest.raises(ValueError, match="tune/lora-xs is best at 0.016, the end of its rates"):
+        grid(tuned, "frontier/lora-xs")
+    (records.runs_folder("smollm2-tune", tuned) / f"{tune[0].key}.json").unlink()
+    with pytest.raises(ValueError, match=r"no run of tune/head-only at \[0.00025\]; CELLS=tune"):
+        grid(tuned, "frontier/head-only")
+
+
+@pytest.fixture
+def computed(monkeypatch, tmp_path):
+    """A checkout without results on `a machine`, which has bf16; specs as they are computed."""
+    (tmp_path / "notebooks").mkdir()
+    found = []
+    for owner, name, value in (
+        (records, "ROOT", tmp_path),
+        (records, "commit", dict),
+        (machine, "default_device", lambda: "cpu"),
+        (machine, "cpu_name", lambda: "a machine"),
+        (machine, "fast_precision", lambda: "bf16"),
+        (inputs, "digests", lambda spec: ("w", {})),
+        (__main__, "fetch", lambda options: None),
+        (sequence, "run", lambda spec, *_: found.append(spec) or made(spec)),
+    ):
+        monkeypatch.setattr(owner, name, value)
+    return found
+
+
+def audit(*words):
+    return __main__.main(["audit", "--profile", "smollm2", "--workers", "1", *words])
+
+
+def test_the_command_tunes_first_and_goes_on_from_anybodys_runs(computed, monkeypatch, tmp_path):
+    """The records name another working copy."""
+    some = ("--cells", "frontier/lora,tune/lora", "--seeds", "0")
+    assert audit(*some) == 0
+    assert [spec.tune for spec in computed] == [True] * 5 + [False] * 4
+    assert (tmp_path / "results" / "smollm2" / "runs.csv").exists()
+    assert audit(*some) == 0 and len(computed) == 9
+    assert audit("--cells", "frontier/lora") == 0 and len(computed) == 9 + 2 * 4 + 2
+    monkeypatch.setattr(inputs, "digests", lambda spec: ("other weights", {}))
+    assert audit(*some) == 0 and len(computed) == 19 + 9
+    assert audit("--cells", "table2", "--seeds", "7") == 1
+
+
+def test_a_seeds_runs_come_from_one_kind_of_processor(computed, monkeypatch, capsys):
+    assert audit("--cells", "table1/head-only", "--seeds", "0") == 0
+    monkeypatch.setattr(machine, "cpu_name", lambda: "another")
+    assert audit("--cells", "table1", "--seeds", "0") == 1
+    assert "was computed on a machine, and this is another: a seed's" in capsys.readouterr().err
+    assert audit("--cells", "table1/head-only", "--seeds", "0,1") == 0  # seed 0 is there
+    assert [spec.seed for spec in computed] == [0, 1]
+    monkeypatch.setattr(sequence, "VERSION", sequence.VERSION + 1)  # all is computed anew
+    assert audit("--cells", "table1/head-only", "--seeds", "0") == 0
+    monkeypatch.setattr(machine, "fast_precision", lambda: "fp32")
+    assert audit("--cells", "table1", "--seeds", "4") == 1 and len(computed) == 3
