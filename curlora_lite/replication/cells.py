@@ -24,7 +24,7 @@ def chosen(profile, names=None):
     stand_in = profiles.profile_named(profile).source == "embedded"
     mine = [cell for cell in CELLS if (cell["part"] == "stand-in") == stand_in]
     called = [{cell["part"], f"{cell['part']}/{cell['method']}"} for cell in mine]
-    names = profiles.listed("CELLS", names, ())
+    names = profiles.listed("CELLS", names or None, ())
     for name in names:
         known("CELLS", name, sorted(set().union(*called)))
     return [cell for cell, own in zip(mine, called, strict=True) if not names or own & set(names)]
