@@ -9,7 +9,7 @@ import subprocess
 
 import pandas as pd
 import pytest
-from made_records import record, two_seeds
+from made_records import record
 
 from curlora_lite.replication import paper, profiles, records, runs, tables, verdict
 
@@ -49,11 +49,6 @@ SUMMARY = [
 
 def rows_of(table):
     return [(label, *row) for label, row in zip(table.index, table.to_numpy(), strict=True)]
-
-
-@pytest.fixture
-def frame():
-    return runs.of_grid(two_seeds())
 
 
 def test_every_cell_of_table_1(frame):
