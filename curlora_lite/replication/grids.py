@@ -13,17 +13,8 @@ import torch
 from tqdm.auto import tqdm
 
 from ..checks import whole
-from . import (
-    environment,
-    first_contact,
-    inputs,
-    machine,
-    memory,
-    profiles,
-    records,
-    run_queue,
-    sequence,
-)
+from . import environment, first_contact, inputs, machine, profiles, records, run_queue, sequence
+from .memory import default_workers
 
 _POLL = 0.5  # seconds until it is asked again whether another process is done
 _BAR = "{desc} |{bar:20}| {percentage:3.0f} %, {elapsed} gone, {remaining} left"
@@ -42,7 +33,7 @@ def run_grid(specs, results=None, own=False, workers=None, retry=True, threads=N
     """A record for every spec, found or computed; computed ones are saved as they come.
 
     own: reuse only what would come out the same here and now (see `reusable`). workers: processes
-    that compute at once; None for `default_workers`. retry: try runs again that ran out of memory.
+    that compute at once; None for `memory.default_workers`. retry: try runs again that ran out of memory.
     threads: of each run; None for the cores divided among workers. Shows a progress bar when there
     is something to compute; an interrupted or killed grid goes on with the next missing run. Grids
     at once on one folder share the runs out among them (see `run_queue.Queue`).
@@ -102,17 +93,6 @@ def reusable(spec, results=None, own=False, statuses=records.RESULTS, known=None
 def what_is_read(spec):
     """The spec without that on which the model, text and rows it reads do not depend."""
     return dataclasses.replace(spec, method="head-only", rank=None, seed=0, learning_rate=1.0)
-
-
-def default_workers(specs):
-    """One process a core on a CPU, as far as memory allows and there are runs; one on a GPU.
-
-    Single runs here are too small to keep two cores busy: side by side they take less time.
-    """
-    if machine.default_device() != "cpu":
-        return 1
-    each = max(memory.estimate(spec) for spec in specs)
-    return max(1, min(machine.cores(), int(0.8 * machine.installed_memory() / each), len(specs)))
 
 
 def _checkpoint(spec, results=None):

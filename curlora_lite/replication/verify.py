@@ -13,7 +13,7 @@ import tempfile
 
 import pandas as pd
 
-from . import fetch, grids, machine, profiles, records, runs
+from . import fetch, grids, machine, memory, profiles, records, runs
 from .specs import RunSpec
 
 TOLERANCES = records.ROOT / "results" / "reliability" / "tolerances.json"
@@ -75,7 +75,7 @@ def verify(kept):
     for threads, keys in by_threads.items():
         specs, at = [RunSpec.from_dict(kept[key].spec | own) for key in keys], {}
         if machine.default_device() == "cpu":
-            most = min(machine.cores() // threads, grids.default_workers(specs))
+            most = min(machine.cores() // threads, memory.default_workers(specs))
             at = {"workers": max(1, most), "threads": threads}
         with tempfile.TemporaryDirectory() as folder:
             for key, again in zip(keys, grids.run_grid(specs, folder, **at), strict=True):
