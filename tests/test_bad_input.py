@@ -30,7 +30,6 @@ lora = partial(LoRALinear, linear, generator=torch.Generator())
 RANK = "rank: got {}, expected a whole number from 1 to 2 for a projection of shape"
 REFUSED = [
     (lambda: profiles.grid("embeded", "table1"), "profile: got 'embeded', expected one of embed"),
-    (lambda: profiles.grid("smollm2-quick", "table1"), "QUICK: profile smollm2 has no quick var"),
     (lambda: profiles.grid("embedded", "table3"), "table: got 'table3', expected one of table1"),
     (partial(grid, methods=["dora"]), "methods: got 'dora', expected one of head-only, lora, cur"),
     (partial(grid, ranks=[0]), "ranks: got 0, expected a whole number of 1 or more"),
@@ -39,7 +38,7 @@ REFUSED = [
     (partial(grid, ranks="8,x"), "ranks: got 'x', expected a whole number of 1 or more"),
     (partial(grid, seeds=[-1]), "seed: got -1, expected a whole number of 0 or more"),
     (partial(grid, seeds=[2**70]), f"seed: got {2**70}, expected one below {2**32}"),
-    (partial(grid, protocol=5), "protocol: got 5, expected a Protocol or its text"),
+    (partial(grid, protocol=5), "protocol: got '5', expected one of published, corrected"),
     (partial(grid, precision="fp8"), "precision: got 'fp8', expected one of fp32, tf32, bf16"),
     (lambda: data.load_task("cola", "train"), "task: got 'cola', expected one of mrpc, sst2, sent"),
     (lambda: data.load_task("sst2", "test"), "part: got 'test', expected one of train, tune, eval"),

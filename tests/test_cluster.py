@@ -176,7 +176,7 @@ def acted(tmp_path, monkeypatch):
 
 def jobs_of(folder, **given):
     specs = endurance.made_up_grid(2)
-    needs = cluster.needs(specs, gpus=1, memory_gb=48, minutes=90, partition="gpu")
+    needs = cluster.needs(specs, gpus=1, memory=48, minutes=90, partition="gpu")
     return specs, cluster.Jobs(cluster.folder(folder / "results"), needs, **given)
 
 

@@ -1,6 +1,5 @@
 """Fetching with its checks, and the corpus's splits, on made-up archives."""
 
-import dataclasses
 import hashlib
 import io
 import subprocess
@@ -56,7 +55,7 @@ def small_corpus(cache, monkeypatch):
     content = corpus_archive()
     (cache / "files" / "hutto_ICWSM_2014.tar.gz").write_bytes(content)
     made = hashlib.sha256(content).hexdigest()
-    known = dataclasses.replace(fetch.ARTIFACTS["icwsm2014"], member_sha256=made)
+    known = fetch.ARTIFACTS["icwsm2014"]._replace(member_sha256=made)
     monkeypatch.setitem(fetch.ARTIFACTS, "icwsm2014", known)
     for cached in (corpus._read, corpus._sentences, corpus._pairs):
         cached.cache_clear()
@@ -192,7 +191,7 @@ def test_a_wrong_download_is_named_and_not_used(artifact, cache):
 def test_a_wrong_member_is_not_kept(artifact, cache, monkeypatch):
     content, path = artifact
     path.write_bytes(content)
-    wrong = dataclasses.replace(fetch.ARTIFACTS["pkg"], member_sha256="0" * 64)
+    wrong = fetch.ARTIFACTS["pkg"]._replace(member_sha256="0" * 64)
     monkeypatch.setitem(fetch.ARTIFACTS, "pkg", wrong)
     with pytest.raises(fetch.FetchError, match="expected 0000"):
         fetch.fetch("pkg")

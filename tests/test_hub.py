@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from curlora_lite.replication import data, fetch, hub, paper
 from curlora_lite.replication.protocol import Protocol
 
-PUBLISHED, CORRECTED = Protocol.published(), Protocol.corrected()
+PUBLISHED, CORRECTED = Protocol.parse("published"), Protocol.parse("corrected")
 
 
 def write(path, **columns):

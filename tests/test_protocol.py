@@ -14,7 +14,7 @@ from curlora_lite import LoRAConfig, add_adapters, cur, remove_adapters, trainin
 from curlora_lite.replication import data, profiles, sequence
 from curlora_lite.replication.protocol import SWITCHES, Protocol
 
-PUBLISHED, CORRECTED = Protocol.published(), Protocol.corrected()
+PUBLISHED, CORRECTED = Protocol.parse("published"), Protocol.parse("corrected")
 # §2 of the specification: records of the full split, times epochs, is what the schedule counts
 RECORDS = {"mrpc": 3 * 3668, "sst2": 3 * 67349, "sentiment140": 3 * 498}
 STEPS = {"table1": (375, 375, 189), "table2": (345, 471, 80)}

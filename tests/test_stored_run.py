@@ -81,7 +81,7 @@ def specs():
     """name -> RunSpec: two seeds of three methods under two protocols on three models."""
     found = {}
     for model in (LLAMA, FUSED, GPT2):
-        for protocol in (Protocol.published(), Protocol.corrected()):
+        for protocol in map(Protocol.parse, ("published", "corrected")):
             for method in ("head-only", "lora", "curlora"):
                 spec = RunSpec(
                     "stored", "table1", model, TASKS, method, None if method == "head-only" else 4,

@@ -136,7 +136,7 @@ def _submission(options, own):
     It does nothing for `local`: what is missing is then computed here. ValueError for settings of
     a cluster without one, or where no job can be submitted.
     """
-    names = {"gpus": "gpus", "memory": "memory_gb", "minutes": "minutes", "partition": "partition"}
+    names = ("gpus", "memory", "minutes", "partition")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     if options.executor == "local":
         if given:
@@ -145,7 +145,6 @@ def _submission(options, own):
     from . import cluster
 
     cluster.checked()
-    given = {names[name]: value for name, value in given.items()}
     return lambda specs: cluster.run_grid(specs, own=own, at_once=options.workers, **given)
 
 

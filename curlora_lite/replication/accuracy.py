@@ -16,8 +16,7 @@ class Accuracy(evaluate.Metric):
     def _info(self):
         columns = {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
         said = "Accuracy beside the majority class and the predicted classes."
-        none = {"citation": "", "inputs_description": ""}
-        return evaluate.MetricInfo(description=said, features=datasets.Features(columns), **none)
+        return evaluate.MetricInfo(said, citation="", features=datasets.Features(columns))
 
     def _compute(self, predictions, references, classes):
         return scoring.accuracy(predictions, references, classes)

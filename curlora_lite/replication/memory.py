@@ -1,4 +1,4 @@
-"""What memory a run needs, and whether the machine has it."""
+"""What memory a run needs, whether the machine has it, and for how many at once."""
 
 import dataclasses
 
@@ -39,6 +39,17 @@ def estimate(spec):
     window = context if spec.protocol.perplexity == "whole-text" else spec.text_window
     reading = window * (6 * width + 3 * inner) * size  # one layer at a time
     return parameters * size + max(training, reading) + OVERHEAD
+
+
+def default_workers(specs):
+    """Runs at once: one a core on a CPU, as far as memory allows and there are runs; one on a GPU.
+
+    Single runs here are too small to keep two cores busy: side by side they take less time.
+    """
+    if machine.default_device() != "cpu":
+        return 1
+    each = max(map(estimate, specs))
+    return max(1, min(machine.cores(), int(0.8 * machine.installed_memory() / each), len(specs)))
 
 
 def check(spec, device):

@@ -42,11 +42,9 @@ def execute(name, parameters, target, anew=False, source=None):
 
     source = source or records.ROOT / "notebooks" / f"{name}.ipynb"
     known = papermill.inspect_notebook(str(source))
-    unknown = [key for key in parameters if key not in known and key not in PARAMETERS]
-    if unknown:
-        raise ValueError(
-            f"notebook parameter {unknown[0]!r}: {name} has no such one; it has {', '.join(known)}"
-        )
+    if unknown := [key for key in parameters if key not in (*known, *PARAMETERS)]:
+        said = f"{name} has no such one; it has {', '.join(known)}"
+        raise ValueError(f"notebook parameter {unknown[0]!r}: {said}")
     passed = {key: value for key, value in parameters.items() if key in known}
     inputs = _inputs(source, passed, parameters.get("profile", "embedded"))
     why = "asked for" if anew else _due(target, inputs)

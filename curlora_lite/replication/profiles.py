@@ -28,6 +28,7 @@ class TablePlan:
     seeds: tuple = (0,)
 
 
+PUBLISHED = Protocol.parse("published")
 SHARED = ("model", "learning_rate", "batch", "max_length", "text_tokens", "text_window")
 
 
@@ -37,7 +38,7 @@ class Profile:
 
     name: str
     tables: dict
-    protocol: Protocol
+    protocol: Protocol = PUBLISHED
     source: str = "paper"
     ranks: tuple = paper.RANKS
     methods: tuple = METHODS
@@ -82,7 +83,7 @@ def _audit(name, train, scored, seeds):
     sizes |= {"tasks": _tasks(train, scored, (3, 3, 3), PEAKS["table1"]), "text_window": 1024}
     tables = {"table1": TablePlan(SMOLLM2, batch=8, **sizes)}
     tables |= {"table2": TablePlan(FUSED, batch=32, **sizes)}
-    return Profile(name, tables, Protocol.published(), "embedded")
+    return Profile(name, tables, source="embedded")
 
 
 # The paper's own sizes (section 6.2-6.3 and the author's code).
@@ -109,18 +110,15 @@ PROFILES = {
         _audit("audit", (32, 64, 96), (140, 200, 256), seeds=(0, 1, 2, 3, 4)),
         _audit("audit-quick", (16, 24, 32), (40, 48, 48), seeds=(0, 1)),
         # 8,192 tokens are the model's context, where the paper reads 10,000 at once
-        Profile("smollm2", {"table1": _table1(SMOLLM2, 8192, None)}, Protocol.published()),
-        Profile("gpt2-large", {"table2": _table2(GPT2_LARGE, "fp32")}, Protocol.published()),
-        Profile("mistral-7b", {"table1": _table1(MISTRAL, 10_000, "fp32")}, Protocol.published()),
+        Profile("smollm2", {"table1": _table1(SMOLLM2, 8192, None)}),
+        Profile("gpt2-large", {"table2": _table2(GPT2_LARGE, "fp32")}),
+        Profile("mistral-7b", {"table1": _table1(MISTRAL, 10_000, "fp32")}),
     )
 }
 
 
 def profile_named(name):
     """The Profile called `name`; ValueError, naming those there are, for another."""
-    whole_name = str(name).removesuffix("-quick")
-    if whole_name != name and whole_name in PROFILES and name not in PROFILES:
-        raise ValueError(f"QUICK: profile {whole_name} has no quick variant; embedded has one")
     known("profile", name, PROFILES)
     return PROFILES[name]
 
@@ -147,11 +145,8 @@ def grid(profile, table, *, ranks=None, seeds=None, methods=None, protocol=None,
         whole("ranks", rank, 1)
         if rank > largest:
             raise ValueError(f"ranks: got {rank}, expected at most {largest} for {plan.model.name}")
-    if isinstance(protocol, str) and protocol:
-        protocol = Protocol.parse(protocol)
-    protocol = protocol or chosen.protocol
     if not isinstance(protocol, Protocol):
-        raise ValueError(f"protocol: got {protocol!r}, expected a Protocol or its text")
+        protocol = Protocol.parse(protocol) if protocol else chosen.protocol
     cells = [("head-only", None)] * ("head-only" in methods)
     cells += [(method, rank) for rank in ranks for method in methods if method != "head-only"]
     how = {"precision": precision or plan.precision or fast, "checkpointing": checkpointing}

@@ -52,31 +52,23 @@ class Protocol:
             known(field, getattr(self, field), choices)
 
     @classmethod
-    def published(cls):
-        """What the author's code did, which is where the paper's tables come from."""
-        return cls(*(switch[0] for switch in SWITCHES.values()))
-
-    @classmethod
-    def corrected(cls):
-        """What the paper's text says or, where it is silent, good practice asks."""
-        return cls(*(switch[1] for switch in SWITCHES.values()))
-
-    @classmethod
     def parse(cls, text):
         """From `published`, `corrected`, or either with changes: `published,readout=last-token`.
 
+        Published is what the author's code did, which is where the paper's tables come from;
+        corrected what the paper's text says or, where it is silent, good practice asks.
         ValueError, naming what is known, for an unknown name, field or value.
         """
-        name, *changes = text.split(",")
+        name, *changes = str(text).split(",")
         known("protocol", name, NAMED)
-        values = {}
+        values = {field: switch[NAMED.index(name)] for field, switch in SWITCHES.items()}
         for change in changes:
             field, _, value = change.partition("=")
             known("protocol field", field, SWITCHES)
             spelled = {str(choice).lower(): choice for choice in SWITCHES[field][2]}
             known(field, value.lower(), spelled)
             values[field] = spelled[value.lower()]
-        return dataclasses.replace(getattr(cls, name)(), **values)
+        return cls(**values)
 
     def name(self):
         """`published`, `corrected`, or the nearer of the two with the fields that differ."""

@@ -85,7 +85,6 @@ def save(record, path):
     What was there is kept in the folder `superseded` beside it, never counted (and not in git,
     whose history has the committed ones): its name ends in digits of its sha256.
     """
-    path = Path(path)
     if path.exists():
         old = f"{path.stem}-{fetch.sha256_of(path)[:10]}.json"
         with fetch.aside(path.parent / "superseded" / old) as part:

@@ -43,7 +43,6 @@ def run(spec, progress=lambda what, examples=0: None, checkpoint=None):
     device = machine.default_device()
     memory.check(spec, device)
     torch.backends.cuda.matmul.allow_tf32 = spec.precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = spec.precision == "tf32"
     progress("loading the model")
     rows = "packed" if packs(spec, device) else "padded"
     record = records.RunRecord(spec.to_dict(), VERSION, provenance=records.provenance(device, rows))
@@ -86,12 +85,9 @@ def _deterministic(device):
 
     What runs on a CPU here gives the same bits anyway, for the same number of threads.
     """
-    if device != "cuda":
-        yield
-        return
     before = torch.are_deterministic_algorithms_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(before or device == "cuda")
     try:
         yield
     finally:
@@ -117,17 +113,16 @@ def _sequence(spec, loaded, record, progress, checkpoint, keep):
         head = heads[task.name] = new_head(model, task.classes, spec.seed)
         scored |= {name: (head, rows) for name, rows in beside.items()}
         record.trainable[f"head {task.name}"] = sum(p.numel() for p in head.parameters())
+        said = f"training {task.name}"
         if i < len(record.stages):  # the checkpoint's
             if i + 1 == len(record.stages):
                 checkpoints.restore(tensors, model, heads)
-            progress(f"training {task.name}", len(train.ids) * task.epochs)
+            progress(said, len(train.ids) * task.epochs)
             continue
-        said = f"training {task.name}"
         progress(said)
-        how = {"on_step": functools.partial(progress, said), "read": read}
-        trained = training.train_task(
-            model.base_model, head, train, recipe(spec, task), pad_id, **how
-        )
+        passed = (model.base_model, head, train, recipe(spec, task), pad_id)
+        step = functools.partial(progress, said)
+        trained = training.train_task(*passed, on_step=step, read=read)
         norms = {n: layer.update_norm() / layer.weight_norm() for n, layer in adapter_layers(model)}
         stage = {"task": task.name, "training": trained, "norms": norms, "scores": {}}
         _score(stage, (record.stages or [None])[-1], spec, model, scored, progress, pad_id, read)

@@ -14,13 +14,12 @@ TOKENS = {"paper": {"mrpc": 76, "sst2": 30, "sentiment140": 39}}
 TOKENS |= {"embedded": {"mrpc": 45, "sst2": 42, "sentiment140": 35}}
 METHODS = ("head-only", "lora", "curlora")  # of the tables
 BESIDE = ("lora-xs",)  # of the audit (see `baselines`)
-TABLES = ("table1", "table2")
 # the smaller side of the smallest projection that takes an adapter
 LARGEST_RANK = {"smollm2-135m": 192, "smollm2-135m-fused": 576}
 LARGEST_RANK |= {"gpt2-large": 1280, "mistral-7b": 1024}
 SEEDS = 2**32  # so many, from 0
 PRECISIONS = ("fp32", "tf32", "bf16")  # tf32: fp32 weights, products in TF32 (GPU)
-CHOICES = {"table": TABLES, "method": (*METHODS, *BESIDE), "precision": PRECISIONS}
+CHOICES = {"table": ("table1", "table2"), "method": (*METHODS, *BESIDE), "precision": PRECISIONS}
 CHOICES |= {"source": tuple(TOKENS), "checkpointing": (True, False), "tune": (True, False)}
 
 

@@ -13,7 +13,7 @@ import tempfile
 
 import pandas as pd
 
-from . import fetch, grids, machine, profiles, records, runs
+from . import grids, machine, memory, profiles, records, runs, tables
 from .specs import RunSpec
 
 TOLERANCES = records.ROOT / "results" / "reliability" / "tolerances.json"
@@ -75,7 +75,7 @@ def verify(kept):
     for threads, keys in by_threads.items():
         specs, at = [RunSpec.from_dict(kept[key].spec | own) for key in keys], {}
         if machine.default_device() == "cpu":
-            most = min(machine.cores() // threads, grids.default_workers(specs))
+            most = min(machine.cores() // threads, memory.default_workers(specs))
             at = {"workers": max(1, most), "threads": threads}
         with tempfile.TemporaryDirectory() as folder:
             for key, again in zip(keys, grids.run_grid(specs, folder, **at), strict=True):
@@ -156,12 +156,10 @@ def _stated(record):
 
 
 def save(profile, found, folder=TOLERANCES.parent / "tables"):
-    """Write what `verify` found as `verify_<profile>.md` and `.csv`; returns the Markdown."""
+    """Write what `verify` found as the table `verify_<profile>`; returns it as Markdown."""
     here = records.provenance(machine.default_device(), None)
     versions = ", ".join(f"{name} {version}" for name, version in here["packages"].items())
     note = f"Computed {here['date']} at commit {here['commit']} on {here['device']}; {versions}."
-    meant = "\n".join(f"{held}: {MEANING[held]}  " for held in MEANING if held in set(found.holds))
-    text = f"{found.to_markdown(index=False)}\n\n{meant}\n{note}\n"
-    for suffix, content in ((".md", text), (".csv", found.to_csv(index=False))):
-        fetch.write(folder / f"verify_{profile.replace('-', '_')}{suffix}", content)
-    return text
+    meant = [f"{held}: {MEANING[held]}" for held in MEANING if held in set(found.holds)]
+    stem, caption = folder / f"verify_{profile.replace('-', '_')}", "Records computed again"
+    return tables.save(found.set_index("record"), stem, caption, [*meant, note])
