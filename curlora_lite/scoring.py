@@ -6,7 +6,6 @@ import math
 import torch
 from torch.nn import functional as F
 
-from . import weights
 from .modules import unwrapped
 from .training import DivergedError, by_length, padded_features
 
@@ -105,7 +104,7 @@ def _logits(model, ids, first):
     """
     asked = {"input_ids": ids[None], "use_cache": False}
     # PEFT's may hold a prompt, which only the whole reads; one kept elsewhere is slow to read twice
-    if not hasattr(model, "peft_config") and not weights.hooked(model):
+    if not hasattr(model, "peft_config") and not any(p.is_meta for p in model.parameters()):
         states = model.base_model(**asked).last_hidden_state[:, first - 1 : -1]
         parts = [*states.split(LOGIT_CHUNK, dim=1)][::-1]
 

@@ -13,10 +13,11 @@ os.environ.pop("CURLORA_RESULTS", None)
 import pytest
 import torch
 
-from curlora_lite.replication import environment, fetch, machine, records
+from curlora_lite.replication import environment, fetch, machine, records, runs
 
 environment.settle(f"{tempfile.gettempdir()}/curlora_lite-{os.getuid()}")
 
+from made_records import two_seeds
 from small_runs import stand_in, tiny_gpt2, tiny_llama
 
 
@@ -69,6 +70,12 @@ def committed(tmp_path_factory):
     with tarfile.open(fileobj=io.BytesIO(kept.stdout)) as files:
         files.extractall(folder, filter="data")
     return folder / "results"
+
+
+@pytest.fixture
+def frame():
+    """The tidy frame of made-up runs, see `made_records`."""
+    return runs.of_grid(two_seeds())
 
 
 @pytest.fixture

@@ -31,10 +31,6 @@ def model(request):
     return made
 
 
-def targets_of(model):
-    return TARGETS[model.config.model_type]
-
-
 def train(model, seed=0):
     """Stands for training: every trainable parameter gets seeded noise."""
     generator = torch.Generator().manual_seed(seed)
@@ -45,7 +41,8 @@ def train(model, seed=0):
 
 
 def trained(model, config="curlora", name="default", seed=0):
-    cl.add_adapters(model, CONFIGS[config](targets_of(model)), name)
+    targets = TARGETS[model.config.model_type]
+    cl.add_adapters(model, CONFIGS[config](targets), name)
     train(model, seed)
     return model
 
@@ -76,12 +73,6 @@ def test_what_it_takes_on_disk_for_mistral(llama, tmp_path):
     model = AutoModelForCausalLM.from_config(llama.config)
     assert len(cl.add_adapters(model, cl.CURLoRAConfig(rank=16))) == 96
     assert 96 * (16 * 16 + 2 * 16) * 4 < cl.save_adapter(model, tmp_path) < 125_000
-
-
-def first_of(model):
-    """The first projection that takes an adapter."""
-    targets = tuple(targets_of(model))
-    return next(m for n, m in model.named_modules() if n.endswith(targets))
 
 
 def described(change):
@@ -121,25 +112,17 @@ def gone(name):
     return lambda model, folder: (folder / name).unlink()
 
 
-def doubled(model, folder):
-    first_of(model).weight.data *= 2
-
-
 def other_column(model, folder):
     """One number of the frozen weight, in a chosen column and in no chosen row."""
     found = load_file(folder / "adapter.safetensors")
     rows, column = set(found["rows"][0].tolist()), int(found["cols"][0, 0])
     row = next(i for i in range(32) if i not in rows)
-    first_of(model).weight.data[row, column] += 1
+    model.model.layers[0].self_attn.q_proj.weight.data[row, column] += 1
 
 
 def truncated(model, folder):
     file = folder / "adapter.safetensors"
     file.write_bytes(file.read_bytes()[:-10])
-
-
-def a_pickle(model, folder):
-    torch.save({"U": torch.zeros(1)}, folder / "adapter.safetensors")
 
 
 def inside(model, folder):
@@ -150,18 +133,15 @@ def inside(model, folder):
     )(model, folder)
 
 
-NOT_ITS_OWN = "is not the one this adapter was trained on"
 # what is wrong -> (does it, what is said); q_proj is 32 to 32
 BROKEN = {
-    "other weights": (doubled, NOT_ITS_OWN),
-    "another column": (other_column, NOT_ITS_OWN),
+    "another column": (other_column, "is not the one this adapter was trained on"),
     "other shape": (configured(rank=3), r"(U|rows) is \(4.*expected \(3"),
     "other projection": (
         described(lambda d: d["projections"].update({"../../etc/passwd": "0"})),
         "has no projection '../../etc/passwd'",
     ),
     "truncated": (truncated, "not a whole safetensors file"),
-    "a pickle": (a_pickle, "not a whole safetensors file"),
     "no tensors": (gone("adapter.safetensors"), "adapter.safetensors: there is no such file"),
     "no description": (gone("adapter.json"), "adapter.json: there is no such file"),
     "not json": (written("adapter.json", "{"), "not a whole JSON file"),
@@ -301,6 +281,8 @@ def test_several_adapters_one_active(model):
     assert torch.equal(logits(model), one)
     with pytest.raises(ValueError, match="name: got 'two', expected one of one"):
         cl.set_adapter(model, "two")
+    with pytest.raises(ValueError, match="has an adapter 'one' already"):
+        trained(model, "lora", "one")
 
 
 def test_equal_indices_share_what_is_derived_from_the_weight(llama):
@@ -323,17 +305,3 @@ def test_a_copy_is_its_own(llama):
     cl.set_adapter(twin, "one")
     cl.set_adapter(llama, "one")
     assert torch.equal(logits(twin), logits(llama))
-
-
-def test_an_adapter_saved_by_name(llama, tmp_path):
-    other = copy.deepcopy(llama)
-    trained(llama, "curlora", "one", seed=1)
-    one = logits(llama)
-    trained(llama, "curlora", "two", seed=2)
-    cl.save_adapter(llama, tmp_path, "one")
-    cl.load_adapter(other, tmp_path, "again")
-    assert torch.equal(logits(other), one) and cl.active_adapter(other) == "again"
-    with pytest.raises(ValueError, match="has an adapter 'again' already"):
-        cl.load_adapter(other, tmp_path, "again")
-    with pytest.raises(ValueError, match="name: got 'five'; adapters on this model: one, two"):
-        cl.save_adapter(llama, tmp_path, "five")

@@ -41,21 +41,9 @@ def test_two_ways_to_write_curlora_are_one(kind):
         y = made(x)
         results.append((y, *torch.autograd.grad(y, (x, U), upstream)))
     assert not torch.allclose(results[0][0], model(x))  # the adapter does something
-    for other in results[1:]:
-        for found, expected in zip(other, results[0], strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     assert not any(adapter_layers(model))
-
-
-@pytest.mark.parametrize("kind", ["linear", "conv1d"])
-def test_pefts_lora_adds_x_a_b(kind):
-    """With no factor beside: alpha is the rank."""
-    model = one(kind)
-    made = contenders.build("PEFT LoRA", model, ("proj",), 4)
-    A, B = (parameter.double() for parameter in contenders.trained(made))  # (4, 6), (10, 4)
-    x = torch.randn(5, 6, dtype=torch.float64)
-    torch.testing.assert_close(made(x), model(x) + x @ A.T @ B.T, rtol=1e-5, atol=1e-5)
-    assert (B != 0).all()
 
 
 def test_kept_bytes_by_hand():

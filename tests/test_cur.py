@@ -69,15 +69,6 @@ def test_the_named_selections():
     assert cur.as_selection("authors") == cur.Selection("smoothed", replacement=True)
 
 
-def test_selection_repeats_with_its_seed_only():
-    W = torch.randn(40, 50, generator=torch.Generator().manual_seed(1))
-    draws = [
-        cur.select(W, 8, cur.Selection(), torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)
-    ]
-    assert all(torch.equal(a, b) for a, b in zip(draws[0], draws[1], strict=True))
-    assert not torch.equal(draws[0][0], draws[2][0])
-
-
 def test_product_norm_is_the_dense_norm_and_below_the_bound():
     g = torch.Generator().manual_seed(0)
     C, U, R = (torch.randn(s, generator=g).double() for s in ((7, 3), (3, 3), (3, 5)))

@@ -2,14 +2,9 @@
 
 import numpy as np
 import pytest
-from made_records import record, two_seeds
+from made_records import record
 
 from curlora_lite.replication import figures, profiles, runs
-
-
-@pytest.fixture
-def frame():
-    return runs.of_grid(two_seeds())
 
 
 def lines(ax):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_runs import small_grid
 
-from curlora_lite.replication import models, paper, profiles, sequence
+from curlora_lite.replication import grids, models, paper, profiles, sequence
 
 TASKS = ("mrpc", "sst2", "sentiment140")
 
@@ -31,9 +31,11 @@ def test_the_sequence_of_section_6_4(tiny, table):
 
 
 def test_a_diverged_run_is_a_result(tiny):
-    spec = small_grid(methods=["lora"])[0]
-    record = sequence.run(dataclasses.replace(spec, learning_rate=1e30))
-    assert record.status == "diverged"
+    """Taken again, too: what it read is compared, and not what it never came to."""
+    spec = dataclasses.replace(small_grid(methods=["lora"])[0], learning_rate=1e30)
+    (record,) = grids.run_grid([spec], tiny, own=True, workers=1)
+    assert record.status == "diverged" and "sentiment140" not in record.data
+    assert grids.reusable(spec, tiny, own=True) == record
     assert "loss nan" in record.message or "loss inf" in record.message
     assert "final" not in record.perplexity and len(record.stages) < 3
 

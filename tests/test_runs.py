@@ -9,11 +9,6 @@ from made_records import record, two_seeds
 from curlora_lite.replication import profiles, records, runs
 
 
-@pytest.fixture
-def frame():
-    return runs.of_grid(two_seeds())
-
-
 def number(frame, label, seed, stage, task, measure):
     rows = frame[(frame.label == label) & (frame.seed == seed) & (frame.stage == stage)]
     (row,) = rows[(rows.task == task) & (rows.measure == measure)].itertuples()

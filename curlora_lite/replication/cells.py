@@ -24,7 +24,8 @@ def chosen(profile, names=None):
     stand_in = profiles.profile_named(profile).source == "embedded"
     mine = [cell for cell in CELLS if (cell["part"] == "stand-in") == stand_in]
     called = [{cell["part"], f"{cell['part']}/{cell['method']}"} for cell in mine]
-    for name in names or ():
+    names = profiles.listed("CELLS", names or None, ())
+    for name in names:
         known("CELLS", name, sorted(set().union(*called)))
     return [cell for cell, own in zip(mine, called, strict=True) if not names or own & set(names)]
 
@@ -38,6 +39,7 @@ def grid(profile, cells, *, seeds=None, fast="fp32", results=None):
     ValueError where a best rate is asked for and not known (see `best_rate`).
     """
     whole, specs = profiles.profile_named(profile), []
+    seeds = profiles.listed("seeds", seeds, ())
     precision = "bf16" if whole.source == "paper" else fast
     for cell in cells:
         table, protocol = f"table{cell['table']}", Protocol.parse(cell["protocol"])

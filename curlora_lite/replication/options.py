@@ -31,7 +31,7 @@ OPTIONS = {
     "protocol": (GRID, {}),
     "precision": (GRID, {"choices": PRECISIONS}),
     "checkpointing": (GRID, ON),
-    "cells": (("audit",), {"type": lambda text: text.split(",")}),
+    "cells": (("audit",), {}),
     "workers": ((*GRID, "audit"), {"type": int}),
     "executor": (RUNS, {"choices": ("local", "slurm"), "default": "local"}),
     "partition": (RUNS, {}),

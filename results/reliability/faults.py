@@ -150,7 +150,7 @@ of(
     ("frozen parameters counted", "for p in model.parameters() if p.requires_grad)", "for p in model.parameters())"),
     ("a merged adapter taken off", "if attached.merged and attached.active in gone:", "if False:"),
     ("a part of a name is enough", 'n.endswith(f".{target}")', "n.endswith(target)"),
-    ("the model trains beside its adapter", "    model.requires_grad_(False)\n", ""),
+    ("the model trains beside its adapter", "        model.requires_grad_(False)\n", "        pass\n"),
     ("trainable no more after a failure", "parameter.requires_grad_(trainable)", "pass"),
 )
 of(
