@@ -112,6 +112,6 @@ def kept_by(node, grid, folder, here):
         with contextlib.suppress(OSError, safetensors.SafetensorError):
             if (logs / f"{spec.key}.job").read_text() in numbers:
                 with safetensors.safe_open(path, "pt") as file:
-                    record = json.loads(file.metadata()[checkpoints.RECORD])
+                    record = json.loads(file.metadata()["record"])
                 found[spec.key] = record["stages"][0]["training"]["seconds"]
     return found
