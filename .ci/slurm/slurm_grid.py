@@ -14,7 +14,7 @@ from pathlib import Path
 import safetensors
 import torch
 
-from curlora_lite.replication import checkpoints, cluster, grids, records, sequence
+from curlora_lite.replication import cluster, grids, records, sequence
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(records.ROOT / "tests"))
