@@ -124,9 +124,10 @@ FACTS = {
         "There LoRA has {:.2f} to {:.2f}": (
             lambda f: span(at_the_end(f, runs.BALANCED, *ranks("LoRA")))
         ),
-        "head only and CURLoRA do not leave {:.2f} to {:.2f}": (
+        "head only and CURLoRA stay at {:.2f} to {:.2f}": (
             lambda f: span(at_the_end(f, runs.BALANCED, "Head only", *ranks("CURLoRA")))
         ),
+        "LoRA's from ×3.06 to ×{:.2f}": lambda f: [f.smollm2.ratio["LoRA-16"]],
         "a constant answer has {:.2f}": lambda f: [majority(f, "smollm2", runs.BALANCED)],
         "move the weights by {:.1f} %": lambda f: [100 * f.smollm2.norm["CURLoRA-16"]],
         "CURLoRA adds {:.1f} % to it": lambda f: [100 * (f.smollm2.ratio["CURLoRA-16"] - 1)],
@@ -139,7 +140,7 @@ COMPLETE = ["results/audit/README.md", "results/smollm2/README.md"]
 NAMES = [
     r"SmolLM2-135M(-Instruct)?|Mistral-7B(-v0\.3)?|\b7B model|(CUR)?LoRA-\d+|SST-2|GPT-2",
     r"Sentiment140|WikiText-2|Table \d|Eq\. \d|[Qq]uestion \d|\*\*\d\. |95 %|[Ss]eed 0|sha256",
-    r"[Rr]anks \d+ and \d+|[Rr]ank \d+|576 columns|Mistral's 4,096|first 512 positive",
+    r"[Rr]anks \d+ and \d+|[Rr]ank \d+|576 columns|Mistral's 4,096|first 512 positive|version \d",
     r"within 0\.02 of head only|more than 0\.01 above the majority class",
 ]
 
@@ -184,7 +185,7 @@ def test_what_the_audits_page_says_without_numbers(frames):
     assert round(lora.forgetting, 2) == round(learned(frames, "LoRA-16"), 2)  # as much again
     assert frames.smollm2.forgetting["CURLoRA-24"] <= 0
     for task in ("sentiment140", runs.BALANCED):
-        assert at_the_end(frames, task, "Head only", "CURLoRA-16").round(2).nunique() == 1
+        assert np.ptp(at_the_end(frames, task, "Head only", "CURLoRA-16")) < 0.01
     for measure in ("acc", "nats"):
         drawn = less(frames, measure, "CURLoRA-16, weighting=inverted", "CURLoRA-16")
         assert drawn.low < 0 < drawn.high
@@ -212,4 +213,5 @@ def test_what_the_page_on_the_papers_data_says_without_numbers(frames):
     published = {cell: np.mean(row[4:7]) for cell, row in paper.PUBLISHED["table1"].items()}
     assert all(published["curlora", r] - published["lora", r] > 0.2 for r in paper.RANKS)
     assert set(runs_of.seed) == {0} and len(runs_of) == 7
-    assert 3.5 < runs_of.seconds.sum() / 3600 < 4.5
+    minutes = runs_of.seconds / 60
+    assert minutes.drop("Head only").min() > 30 and round(minutes["Head only"]) == 7
