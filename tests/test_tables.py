@@ -256,3 +256,8 @@ def test_parameter_counts_by_the_formula():
         for label, row in table.iterrows():
             assert row.Published == published.get((name, label), "")
             assert row.Published in ("", row.Counted)
+
+
+def test_several_seeds_are_their_mean_and_sample_deviation():
+    assert tables.mean(pd.Series([0.6, 0.6, 0.9])) == "0.70 ± 0.17"  # sqrt(0.06 / 2); median 0.60
+    assert tables.mean(pd.Series([0.6])) == "0.60" and tables.mean(pd.Series([])) == "–"
