@@ -62,6 +62,9 @@ def test_summary_by_hand(frame):
     assert lora.nats == pytest.approx(math.log(3))
     assert lora.norm == pytest.approx(0.06)
     assert found.loc[("Head only", 0)].norm == 0
+    falls = frame[(frame.label == "LoRA-8") & (frame.seed == 0)].copy()
+    falls.loc[(falls.measure == "perplexity") & (falls.stage > 0), "value"] = 5.0
+    assert runs.summary(falls).ratio.tolist() == [0.25]  # 20 before, whichever is larger
 
 
 def test_summary_of_nothing_finished_is_empty(frame):
