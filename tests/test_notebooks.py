@@ -10,7 +10,7 @@ import nbformat
 import papermill
 import pytest
 
-from curlora_lite.replication import conclusions, fetch, notebooks, records
+from curlora_lite.replication import __main__, conclusions, fetch, notebooks, records
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 BOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -129,8 +129,9 @@ def test_the_kernel_is_this_interpreter(tmp_path, monkeypatch):
     notebooks.check()
     monkeypatch.setattr(atexit, "register", print)  # of what was not started
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(RuntimeError, match="Kernel died"):
+    with pytest.raises(notebooks.KernelError, match="Kernel died"):
         notebooks.check()
+    assert notebooks.KernelError.__name__ in __main__.FAILURES  # one sentence, no traceback
 
 
 def test_a_notebook_that_fails_leaves_nothing(tmp_path):

@@ -214,7 +214,7 @@ def readme(_):
         pages.fill(path)
 
 
-FAILURES = ("RunFailedError", "PapermillExecutionError", "CellExecutionError", "RuntimeError")
+FAILURES = ("RunFailedError", "PapermillExecutionError", "KernelError")
 COMMANDS = (reproduce, audit, fetch, doctor, report, readme, bench, verify)
 
 if __name__ == "__main__":  # worker processes import this file too

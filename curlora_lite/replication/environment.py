@@ -26,9 +26,10 @@ def settle(folder=None):
     for name in filter(os.environ.get, ("CURLORA_CACHE", "CURLORA_MIRROR", "CURLORA_RESULTS")):
         os.environ[name] = os.path.abspath(os.environ[name])  # kernels and jobs start elsewhere
     for name, own in FOLDERS.items():
-        with contextlib.suppress(fetch.CannotWriteError):
-            fetch.need(Path(os.path.expanduser(os.environ.get(name) or os.devnull)))
-            continue
+        if named := os.environ.get(name):
+            with contextlib.suppress(fetch.CannotWriteError):
+                fetch.need(Path(named).expanduser())
+                continue
         kept = Path(folder or fetch.cache_dir() / "home", own)
         fetch.need(kept)
         os.environ[name] = str(kept)

@@ -80,12 +80,22 @@ def _written(target):
     return {(path.relative_to(folder).as_posix(), path.stat().st_mtime_ns) for path in there}
 
 
+class KernelError(RuntimeError):
+    """No notebook can be executed here."""
+
+
 def check():
-    """Start and end a kernel: what keeps one from it is known before the runs, not after them."""
+    """Start and end a kernel, so that what keeps one from it is known before the runs.
+
+    KernelError, with the reason, where none starts or it is another interpreter's.
+    """
     import nbclient
 
     cell = nbformat.v4.new_code_cell(f"import sys\nassert sys.executable == {sys.executable!r}")
-    nbclient.execute(nbformat.v4.new_notebook(cells=[cell]), **_kernel())
+    try:
+        nbclient.execute(nbformat.v4.new_notebook(cells=[cell]), **_kernel())
+    except (RuntimeError, nbclient.exceptions.CellExecutionError) as error:
+        raise KernelError(str(error)) from error
 
 
 def _kernel():

@@ -149,12 +149,18 @@ def workspace():
 
 def provenance(device, rows):
     """Versions, machine and commit, as plain data; rows: `packed` or `padded` in training."""
-    here = {"workspace": workspace(), "date": datetime.now(UTC).strftime("%Y-%m-%d")}
-    here |= {"python": platform.python_version(), "packages": packages()}
-    here |= {"platform": f"{platform.system()} {platform.machine()}"}
-    here |= {"device": torch.cuda.get_device_name() if device == "cuda" else machine.cpu_name()}
-    here |= {"rows": rows, "threads": torch.get_num_threads(), "cores": machine.cores()}
-    return here | commit()
+    return {
+        "workspace": workspace(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "packages": packages(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name() if device == "cuda" else machine.cpu_name(),
+        "rows": rows,
+        "threads": torch.get_num_threads(),
+        "cores": machine.cores(),
+        **commit(),
+    }
 
 
 def packages():
