@@ -46,6 +46,15 @@ def test_no_cast_costs_what_was_trained_a_bit(llama, method, order, tmp_path):
     assert torch.equal(loss_of(other), loss_of(llama))
 
 
+def test_one_that_is_not_active_follows_the_weights(llama):
+    cl.add_adapters(started(llama, cl.CURLoRAConfig(rank=4)), cl.LoRAConfig(rank=2), "other")
+    for parameter in llama.bfloat16().parameters():
+        parameter.data *= 3
+    cl.set_adapter(llama, "default")
+    for _, layer in cl.adapter_layers(llama):
+        assert layer.basis.dtype == torch.bfloat16 and torch.equal(layer.basis, layer.C.T)
+
+
 # trained over, loaded over, whether by default; the weights are one model's, rounded once
 PRECISIONS = [
     ("bf16", "fp32", True), ("fp32", "bf16", True), ("fp16", "fp32", True), ("fp32", "fp16", True),

@@ -8,7 +8,7 @@ import torch
 from small_runs import small, small_grid
 
 from curlora_lite import load_adapter
-from curlora_lite.replication import checkpoints, data, grids, records, sequence, verify
+from curlora_lite.replication import checkpoints, data, grids, models, records, sequence, verify
 
 
 class KilledError(Exception):
@@ -83,7 +83,13 @@ def other_commit(patch):
     patch.setattr(records, "commit", lambda: {"commit": "other", "dirty": False})
 
 
-OTHERS = [{"seed": 1}, {"learning_rate": 0.5}, other_version, other_rows, other_commit, "bytes"]
+def other_weights(patch):
+    load = models.load
+    patch.setattr(models, "load", lambda *it: dataclasses.replace(load(*it), sha256="other"))
+
+
+OTHERS = [{"seed": 1}, {"learning_rate": 0.5}, other_version, other_rows, other_commit]
+OTHERS += [other_weights, "bytes"]
 
 
 @pytest.mark.parametrize("other", OTHERS)

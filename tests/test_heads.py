@@ -6,7 +6,7 @@ import peft
 import pytest
 import torch
 from accelerate import cpu_offload
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_runs import tiny
 from torch import distributed, nn
 
@@ -180,6 +180,11 @@ def test_a_head_follows_the_model_and_is_refused_where_it_does_not_fit(tmp_path)
     with pytest.raises(cl.AdapterFileError, match=r"score.weight is \(2, 32\).*expected \(5, 32\)"):
         cl.load_adapter(other, tmp_path)
     assert not cl.adapter_names(other) and beside_u(other) == set(other.state_dict())
+    spoilt = load_file(tmp_path / "adapter.safetensors")
+    spoilt["score.weight"][0, 0] = torch.nan
+    save_file(spoilt, tmp_path / "adapter.safetensors")
+    with pytest.raises(cl.AdapterFileError, match="score.weight holds numbers that are not finite"):
+        cl.load_adapter(tiny(GPT2), tmp_path)
     model.score.weight.data[0, 0] = torch.inf
     for does, given in ((cl.save_adapter, [tmp_path]), (cl.merge_adapters, [])):
         with pytest.raises(ValueError, match="score.weight holds numbers that are not finite"):

@@ -1,8 +1,8 @@
 """The benchmark: what a step of ours takes beside a step of others, in one process.
 
 Rounds are interleaved at the grain of one step: in each, every contender of a subject is timed
-once, in shuffled order, and what counts is its time over that of another within the same round.
-`notebooks/benchmark.ipynb` shows it.
+once, in shuffled order, what is compared one after the other; what counts is the ratio of two times
+of the same round. `notebooks/benchmark.ipynb` shows it.
 """
 
 import random
@@ -63,15 +63,16 @@ def timed(subject, precision, steps, kept=None, device="cpu", seconds=60.0, quic
 def rounds(steps, targets, seconds, least_most):
     """{name -> seconds of its step in each round}, every step timed once a round in shuffled order.
 
-    steps: name -> function. Until the interval of every target's ratio is within NARROW of its
-    median, or `seconds` are over. least_most: of the number of rounds.
+    What is compared comes one after the other: a slow moment strikes both. steps: name -> function.
+    Until the interval of every target's ratio is within NARROW of its median, or `seconds` are
+    over. least_most: of the number of rounds.
     """
     for step in steps.values():  # the first call warms up
         once(step)
     repeat = {name: 1 + int(SHORTEST / once(step)) for name, step in steps.items()}
     pairs = [(a, b) for a, b, _ in targets if a in steps and b in steps]
     times, order, shuffle = {name: [] for name in steps}, list(steps), random.Random(0).shuffle
-    start = time.perf_counter()
+    beside, start = {b: a for a, b in pairs}, time.perf_counter()
     for done in range(least_most[1]):
         if done >= least_most[0]:
             so_far = pd.DataFrame(times)
@@ -79,7 +80,7 @@ def rounds(steps, targets, seconds, least_most):
             if near or time.perf_counter() - start >= seconds:
                 break
         shuffle(order)
-        for name in order:
+        for name in sorted(order, key=lambda name: order.index(beside.get(name, name))):
             times[name].append(once(steps[name], repeat[name]))
     return times
 

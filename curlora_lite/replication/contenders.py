@@ -183,7 +183,7 @@ def smollm2(precision, device):
 
 SUBJECTS = (
     Subject("SmolLM2-135M", smollm2, next_token_loss, QKV, 576,
-            {"cpu": (4, 64), "cuda": (16, 128)}, 300.0),
+            {"cpu": (4, 64), "cuda": (16, 128)}, 600.0),
     Subject("Mistral q_proj", projection, lambda model, x: model(x), ("q_proj",), 4096,
             {"cpu": (4, 64), "cuda": (16, 512)}, 60.0),
     Subject("Mistral block", partial(block, "Mistral-7B-v0.3"), last_hidden_state, QKV, 4096,
