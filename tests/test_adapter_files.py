@@ -257,6 +257,15 @@ def test_peft_gives_the_same_logits(model, config, tmp_path):
     assert off < 1e-4 and moved > 0.1
 
 
+def test_the_checksum_of_loras_base_is_of_r_rows_and_columns():
+    layer = cl.layers.LoRALinear(torch.nn.Linear(8, 8), 2, 1.0, generator=torch.Generator())
+    before = cl.base_check.checksum(layer)
+    layer.base.weight.data[1, 3] += 1  # 0 and 4 are read
+    assert cl.base_check.checksum(layer) == before
+    layer.base.weight.data[1, 4] += 1
+    assert cl.base_check.checksum(layer) != before
+
+
 def test_several_adapters_one_active(model):
     base = logits(model)
     trained(model, "curlora", "one", seed=1)

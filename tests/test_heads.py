@@ -1,5 +1,7 @@
 """Heads, wrapped models, folding, export: what somebody's own training script leans on."""
 
+import copy
+import json
 import warnings
 
 import peft
@@ -81,6 +83,8 @@ def test_a_head_belongs_to_its_adapter(row, tmp_path):
     cl.load_adapter(fresh, tmp_path / "two")
     assert torch.equal(answer(fresh), two) and beside_u(fresh) == beside_u(model)
     cl.export_to_peft(model, tmp_path)
+    written = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert written["fan_in_fan_out"] == ("GPT2" in name)
     auto = getattr(peft, f"Auto{peft.MODEL_TYPE_TO_PEFT_MODEL_MAPPING[task].__name__}")
     assert close(answer(auto.from_pretrained(tmp_path).eval()), one)
     cl.merge_adapters(model, "two")
@@ -177,6 +181,10 @@ def test_a_head_follows_the_model_and_is_refused_where_it_does_not_fit(tmp_path)
     cl.load_adapter(full, tmp_path)
     assert torch.equal(answer(half), answer(model))
     assert torch.equal(full.score.weight, model.score.weight.float())
+    full.score = replaced = copy.deepcopy(full.score)
+    with cl.disable_adapters(full):
+        assert full.score is not replaced
+    assert full.score is replaced
     with pytest.raises(cl.AdapterFileError, match=r"score.weight is \(2, 32\).*expected \(5, 32\)"):
         cl.load_adapter(other, tmp_path)
     assert not cl.adapter_names(other) and beside_u(other) == set(other.state_dict())

@@ -90,20 +90,6 @@ def test_any_leading_axes(shape):
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_gradients_of_single_examples_through_torch_func():
-    layer = trained_layer()
-    x = torch.randn(5, N_IN, generator=gen(6), dtype=torch.float64)
-
-    def loss(U, row):
-        return torch.func.functional_call(layer, {"U": U}, (row,)).pow(2).sum()
-
-    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(layer.U.detach(), x)
-    for gradient, row in zip(found, x, strict=True):
-        y, _, U = dense_reference(layer, row)
-        y.pow(2).sum().backward()
-        torch.testing.assert_close(gradient, U.grad, rtol=1e-12, atol=1e-12)
-
-
 def test_gradients_under_autocast():
     """As mixed precision with fp32 weights does it: forward in bf16, backward outside of it."""
     layer = trained_layer().float()

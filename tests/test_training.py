@@ -29,11 +29,12 @@ def test_a_half_precision_model_trains_an_fp32_head(llama):
     llama.bfloat16()
     head = nn.Linear(32, 2)
     reference = torch.stack([alone(llama, row) for row in ROWS[:2]]).float()
+    read = features(llama.base_model, *pad(ROWS, 0, "cpu"))
+    assert torch.allclose(read[:2], reference, atol=0.1)
     first = F.cross_entropy(head(reference), LABELS[:2]).item()
     recipe = dataclasses.replace(PLAIN, shuffle=False)
     losses = training.train_task(llama.base_model, head, ENCODED, recipe, 0)["losses"]
     assert losses[0] == pytest.approx(first, rel=0.01)  # bf16 of rows in a batch
-    read = features(llama.base_model, *pad(ROWS, 0, "cpu"))
     assert read.dtype == head.weight.dtype == torch.float32
 
 

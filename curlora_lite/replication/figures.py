@@ -59,7 +59,7 @@ def course(frame, table):
     single run, Wilson's 95 % interval.
     """
     rows, cells = _finished(frame, table)
-    figure, (*axes, last) = new((3, 2, 1.1, 1.5), width=10, height=3)
+    figure, (*axes, last) = new((3, 2, 1.6, 1.6), width=10.6, height=3)
     for j, (ax, task) in enumerate(zip(axes, TASKS, strict=True), 1):
         even = task == "sentiment140" and runs.BALANCED in set(rows.task)
         counted = runs.BALANCED if even else task
@@ -107,7 +107,7 @@ def _ratios(ax, cells):
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     ax.set_ylim(min(0.8, low), max(2.0, 1.4 * high))
-    plain(ax.yaxis)
+    plain(ax.yaxis, (1, 1.5, 2, 3, 5))
     labels = [style["label"] for style, _ in cells]
     ax.set_xticks(range(len(labels)), labels, rotation=40, ha="right", fontsize=8)
     ax.set_xlim(-0.5, len(labels) - 0.5)
