@@ -115,10 +115,9 @@ def load_adapter(model, folder, name="default", check_base="rounded"):
     with base_for(model, name):
         bases = {path: _base(model, path, folder) for path in paths}
     tensors, digest = _read_tensors(folder / TENSORS)
-    if "U" in tensors and len(tensors["U"]) != len(paths):
-        raise AdapterFileError(
-            f"{folder}: U of {len(tensors['U'])} projections, expected {len(paths)}"
-        )
+    if "U" in tensors and tensors["U"].shape[:1] != (len(paths),):
+        shape = tuple(tensors["U"].shape)
+        raise AdapterFileError(f"{folder}: U is {shape}, expected one for {len(paths)} projections")
     layers = {}
     with base_for(model, name), trainable_as_before(model):
         trained = _heads(model, description, tensors, folder)

@@ -155,9 +155,11 @@ BROKEN = {
     "out of range": (first("rows", 32), "rows of .* to 32, expected within 0 to 31"),
     "negative": (first("cols", -1), "cols of .* from -1 to"),
     "not finite": (first("U", float("nan")), "holds numbers that are not finite"),
+    "one number": (tensors(lambda found: {**found, "U": torch.ones(())}), r"U is \(\), expected"),
+    "one row": (tensors(lambda found: {**found, "rows": torch.ones(())}), "rows is nothing"),
     "twice as many": (
         tensors(lambda found: {k: torch.cat([t, t]) for k, t in found.items()}),
-        "U of 12 projections, expected 6",
+        r"U is \(12, 4, 4\), expected one for 6 projections",
     ),
     "a base inside an adapter": (inside, r"has no projection '.*q_proj.base'"),
 }
@@ -264,6 +266,7 @@ def test_the_checksum_of_loras_base_is_of_r_rows_and_columns():
     assert cl.base_check.checksum(layer) == before
     layer.base.weight.data[1, 4] += 1
     assert cl.base_check.checksum(layer) != before
+    assert len(cl.base_check.checksums({"": layer}, torch.float32)) == 16  # as in older files
 
 
 def test_several_adapters_one_active(model):

@@ -46,6 +46,6 @@ def test_features_and_gradients_are_those_of_each_row_alone(kv, config):
 def test_in_bf16_it_is_as_near_the_exact_states_as_padded_rows_are():
     exact, model = llama.features(backbone(2), ROWS), backbone(2, torch.bfloat16)
     with torch.no_grad():
-        ours = (llama.features(model, ROWS) - exact).abs().max()
+        ours = llama.features(model, ROWS)
         theirs = (features(model, *pad(ROWS, 0, "cpu")) - exact).abs().max()
-    assert 0 < ours < 1.5 * theirs
+    assert ours.dtype == torch.float32 and 0 < (ours - exact).abs().max() < 1.5 * theirs

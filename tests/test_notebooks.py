@@ -63,9 +63,10 @@ def test_every_parameter_is_used(path):
 def test_what_a_notebook_imports_is_there(path):
     """A module or a name that was renamed or deleted would show only when it is executed."""
     for cell in code_cells(path):
-        imports = (ast.Import, ast.ImportFrom)
         for node in ast.walk(ast.parse(cell.source)):
-            if isinstance(node, imports) and "peft" not in ast.unparse(node):  # not required
+            if isinstance(node, ast.Import | ast.ImportFrom) and "peft" not in ast.unparse(
+                node
+            ):  # not required
                 exec(ast.unparse(node), {})
 
 

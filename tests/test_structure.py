@@ -49,15 +49,6 @@ def imported(text, name="__main__"):
 IMPORTS = {name: imported(path.read_text(), name) for name, path in MODULES.items()}
 
 
-def test_the_imports_are_found():
-    """By hand, of each kind."""
-    text = "from .. import cur\nfrom ..checks import known\ndef f(): from . import hub, models\n"
-    kinds = {"curlora_lite.cur", "curlora_lite.checks", f"{UPPER}.hub", f"{UPPER}.models"}
-    assert imported(text, f"{UPPER}.sequence") == kinds
-    assert imported("from .cur import Selection", "curlora_lite.layers") == {"curlora_lite.cur"}
-    assert imported(f"from {UPPER} import runs as r, grid") == {f"{UPPER}.runs"}
-
-
 def test_the_library_imports_nothing_of_the_replication():
     library = {name: found for name, found in IMPORTS.items() if not name.startswith(UPPER)}
     assert len(library) > 8

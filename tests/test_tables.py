@@ -114,11 +114,6 @@ def test_runs_of_other_sizes_are_refused(frame):
         tables.results(pd.concat([frame, other]), "table1")
 
 
-def test_a_table_without_runs(frame):
-    with pytest.raises(ValueError, match=r"table: got 'table2', expected one of \['table1'\]"):
-        tables.results(frame, "table2")
-
-
 def test_notes_say_where_the_numbers_come_from(frame):
     what, where = tables.notes(frame, "table1", "make again")
     assert what == (

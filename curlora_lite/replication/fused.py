@@ -49,6 +49,6 @@ def _conv1d(weight):
     n_out, n_in = weight.shape
     with torch.device("meta"):
         conv = Conv1D(n_out, n_in)
-    conv.weight = torch.nn.Parameter(weight.detach().T.contiguous(), requires_grad=False)
+    conv.weight = torch.nn.Parameter(weight.detach().T.contiguous())
     conv.bias = torch.nn.Parameter(torch.zeros(n_out, dtype=weight.dtype, device=weight.device))
     return conv
