@@ -40,6 +40,7 @@ REFUSED = [
     (partial(grid, seeds=[2**70]), f"seed: got {2**70}, expected one below {2**32}"),
     (partial(grid, protocol=5), "protocol: got '5', expected one of published, corrected"),
     (partial(dataclasses.replace, grid()[1], rank=0), "rank: got 0, expected a whole number"),
+    (partial(dataclasses.replace, grid()[1], profile="../x"), "profile: got '../x', expected lett"),
     (partial(grid, precision="fp8"), "precision: got 'fp8', expected one of fp32, tf32, bf16"),
     (lambda: data.load_task("cola", "train"), "task: got 'cola', expected one of mrpc, sst2, sent"),
     (lambda: data.load_task("sst2", "test"), "part: got 'test', expected one of train, tune, eval"),

@@ -302,8 +302,9 @@ def test_one_added_to_a_merged_model_stands_on_what_came_out(tmp_path):
         assert cl.active_adapter(one) == "default"
     with pytest.warns(UserWarning, match="'default' is merged, and stays in the weights for good"):
         cl.save_adapter(trained(model, "second", seed=2), tmp_path)
-    with pytest.warns(UserWarning, match="'default' is merged"):
+    with pytest.warns(UserWarning, match="'default' is merged") as told:
         cl.load_adapter(again, tmp_path, check_base="exact")
+    assert told[0].filename == __file__  # where it was called
     assert torch.equal(answer(again), answer(model)) and not close(answer(model), merged)
     cl.remove_adapters(again)
     assert torch.equal(answer(again), merged)
