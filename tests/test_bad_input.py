@@ -24,6 +24,7 @@ from curlora_lite.replication.specs import RunSpec, TaskSpec
 from curlora_lite.training import Recipe
 
 grid, linear = partial(profiles.grid, "embedded", "table1"), torch.nn.Linear(4, 6)
+other = partial(dataclasses.replace, grid()[1])
 select = partial(cur.select, torch.ones(2, 3), selection=cur.Selection(), generator=None)
 recipe, submit = partial(Recipe, 0.1, 1, 1), partial(cluster.run_grid, grid(), "nowhere")
 lora = partial(LoRALinear, linear, generator=torch.Generator())
@@ -39,8 +40,9 @@ REFUSED = [
     (partial(grid, seeds=[-1]), "seed: got -1, expected a whole number of 0 or more"),
     (partial(grid, seeds=[2**70]), f"seed: got {2**70}, expected one below {2**32}"),
     (partial(grid, protocol=5), "protocol: got '5', expected one of published, corrected"),
-    (partial(dataclasses.replace, grid()[1], rank=0), "rank: got 0, expected a whole number"),
-    (partial(dataclasses.replace, grid()[1], profile="../x"), "profile: got '../x', expected lett"),
+    (partial(other, rank=0), "rank: got 0, expected a whole number"),
+    (partial(other, batch=0), "batch: got 0, expected a whole number"),
+    (partial(other, profile="../x"), "profile: got '../x', expected letters, digits"),
     (partial(grid, precision="fp8"), "precision: got 'fp8', expected one of fp32, tf32, bf16"),
     (lambda: data.load_task("cola", "train"), "task: got 'cola', expected one of mrpc, sst2, sent"),
     (lambda: data.load_task("sst2", "test"), "part: got 'test', expected one of train, tune, eval"),

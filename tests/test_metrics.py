@@ -60,8 +60,7 @@ def test_holm_by_hand():
     """0.01 x 4; 0.02 x 3; 0.03 x 2 = 0.06 as the one before; 0.5 x 1."""
     assert metrics.holm([0.03, 0.01, 0.5, 0.02]) == pytest.approx([0.06, 0.04, 0.5, 0.06])
     assert metrics.holm([0.4, 0.3]) == pytest.approx([0.6, 0.6])
-    assert metrics.holm([0.9, 0.8]) == [1, 1]
-    assert metrics.holm([]) == []
+    assert metrics.holm([0.9, 0.8]) == [1, 1] and metrics.holm([]) == []
     # the same numbers with one that cannot be judged, which does not count
     assert metrics.holm([0.03, math.nan, 0.01, 0.5, 0.02]) == pytest.approx(
         [0.06, math.nan, 0.04, 0.5, 0.06], nan_ok=True
