@@ -187,7 +187,7 @@ SUBJECTS = (
     Subject("Mistral q_proj", projection, lambda model, x: model(x), ("q_proj",), 4096,
             {"cpu": (4, 64), "cuda": (16, 512)}, 60.0),
     Subject("Mistral block", partial(block, "Mistral-7B-v0.3"), last_hidden_state, QKV, 4096,
-            {"cpu": (2, 32), "cuda": (8, 256)}, 180.0),
+            {"cpu": (2, 32), "cuda": (8, 256)}, 300.0),
     Subject("GPT-2 Large block", partial(block, "GPT-2 Large"), last_hidden_state, ("c_attn",),
             1280, {"cpu": (4, 64), "cuda": (16, 256)}, 180.0),
 )  # fmt: skip
