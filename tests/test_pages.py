@@ -9,7 +9,7 @@ import pytest
 from curlora_lite import metrics
 from curlora_lite.replication import paper, profiles, records, runs
 
-USUAL, FIXED = "LoRA-16, lora_init=usual", ", corrected"
+USUAL, FIXED, METHODS = "LoRA-16, lora_init=usual", ", corrected", ("LoRA", "CURLoRA")
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,10 @@ FACTS = {
         "usual initialisation ends {:.3f} above": lambda f: [gain(f, USUAL).mean],
         "grows ×{:.2f} instead of ×{:.2f}": lambda f: (ratio(f, USUAL), ratio(f, "LoRA-16")),
         "CURLoRA-16 stays at ×{:.2f}": lambda f: [ratio(f, "CURLoRA-16")],
+        "closer, to ×{:.2f} and ×{:.2f}": lambda f: [ratio(f, f"{m}-16{FIXED}") for m in METHODS],
+        "grows ×{:.0f} instead of ×{:.2f}, but": lambda f: [
+            ratio(f, name) for name in ("LoRA-16, schedule=steps", "LoRA-16")
+        ],
         "grows ×{:,.0f} to ×{:,.0f}, ": lambda f: np.round(span(broken("table1")), -3),
         "learns {:.3f} more than CURLoRA and loses {:.2f} nats more": lambda f: [
             less(f, measure, USUAL, "CURLoRA-16").mean for measure in ("just_learned", "nats")
@@ -178,6 +182,8 @@ def test_what_the_audits_page_says_without_numbers(frames):
     assert less(frames, "nats", USUAL, "CURLoRA-16").low > 0  # some of it is LoRA's own
     assert {round(times, 1) for times in broken("table2")} <= {1.5, 1.6}  # by half
     assert less(frames, "nats", "LoRA-16", "CURLoRA-16").low > 0.4  # far better
+    for name in ("LoRA-16", "CURLoRA-16"), (f"LoRA-16{FIXED}", f"CURLoRA-16{FIXED}"):
+        assert (less(frames, "nats", *name).low > 0) == (FIXED not in name[0])
     for name in ("CURLoRA-16", "LoRA-16", USUAL):
         lost = metrics.t_interval(frames.audit.forgetting[name])
         assert lost.low < 0 < lost.high
