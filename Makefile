@@ -51,6 +51,7 @@ OFFLINE := $(if $(MIRROR)$(filter embedded audit,$(PROFILE)),HF_HUB_OFFLINE=1)
 # abspath would take a space for the end of a path
 absolute = '$(if $(filter /%,$(firstword $(1))),,$(CURDIR)/)$(1)'
 MIRRORED := $(if $(MIRROR),CURLORA_MIRROR=$(call absolute,$(MIRROR)))
+TESTED := $(if $(MIRROR),CURLORA_TEST_MIRROR=$(call absolute,$(MIRROR)))
 ASK := $(MIRRORED) $(if $(RESULTS),CURLORA_RESULTS=$(call absolute,$(RESULTS))) $(BIN)/python -m curlora_lite.replication
 RUN := $(OFFLINE) $(if $(filter 0,$(BASE_CHECK)),CURLORA_BASE_CHECK=0) $(ASK)
 on = $(filter-out 0,$($(1)))
@@ -107,7 +108,7 @@ audit: $(READY) ## which of the paper's claims hold, into results/audit (QUICK=1
 test test-slow test-quantised: export PYTHONUTF8 = 1
 
 test: $(READY) ## the tests; no network, under four minutes (MIRROR=DIR: the real data too)
-	$(if $(MIRROR),CURLORA_TEST_MIRROR=$(call absolute,$(MIRROR))) $(BIN)/python -m pytest -q
+	$(TESTED) $(BIN)/python -m pytest -q
 
 test-slow: $(READY) fetch $(EXTRAS) ## the longer tests, on the embedded model and on a real Slurm
 	PYTHONPATH=$(EXTRAS) $(BIN)/python -m pytest -q -m slow tests .ci/slurm
@@ -139,8 +140,8 @@ rehearsal: $(READY) ## the paper's models' shapes with random weights through th
 cache/mutants: | $(READY)
 	$(BIN)/python $(PIP) --target $@ cosmic-ray==8.7.0
 
-mutants: $(READY) cache/mutants ## plant faults and see which the tests notice (SAMPLE=300, FRESH=1); hours
-	$(BIN)/python results/reliability/mutants.py $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(call on,FRESH),--fresh)
+mutants: $(READY) cache/mutants ## plant faults and see which the tests notice (SAMPLE=300, FRESH=1; MIRROR=DIR); hours
+	$(TESTED) $(BIN)/python results/reliability/mutants.py $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(call on,FRESH),--fresh)
 
 size: ## lines of code, and what they may be
 	@$(PYTHON) .ci/size.py

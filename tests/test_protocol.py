@@ -130,7 +130,7 @@ def test_checkpointing_works_with_and_without_dropout(request, kind, dropout):
         calls = []
         hook = block.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         torch.manual_seed(0)
-        spec = table2(protocol=protocol, checkpointing=checkpointing, batch=2)
+        spec = table2(protocol=protocol, checkpointing=checkpointing, batch=2, learning_rate=0.5)
         recipe = sequence.recipe(spec, dataclasses.replace(spec.tasks[0], epochs=3))
         trained = training.train_task(model.base_model, head, ROWS, recipe, 0)
         losses[checkpointing] = trained["losses"]

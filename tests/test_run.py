@@ -64,10 +64,10 @@ def test_the_largest_rank_is_checked_before_anything_is_loaded(profile, table, l
 
 def test_a_grid_is_every_cell_once_head_only_without_a_rank():
     """However its lists are given: as `papermill -p ranks 8,16` and the Makefile pass them too."""
-    cells = [("head-only", None), ("lora", 8), ("curlora", 8), ("lora", 16), ("curlora", 16)]
+    cells = ["Head only", "LoRA-8", "CURLoRA-8", "LoRA-16", "CURLoRA-16"]
     for ranks, seeds in ([8, 16, 8], [3, 5]), ("8,16,8", "3, 5"):
         specs = profiles.grid("embedded", "table1", ranks=ranks, seeds=seeds)
-        assert [(s.method, s.rank) for s in specs if s.seed == 3] == cells
+        assert [s.label for s in specs if s.seed == 3] == cells
         assert [s.seed for s in specs] == [3] * 5 + [5] * 5
 
 

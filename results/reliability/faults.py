@@ -23,6 +23,8 @@ EQUIVALENT = {
     "4c65e291": "a clean text for each row",
     "f8fa7093": "a count for each mean",
     "bcb89d5d": "U is square",
+    "a6d95926": "all rows have one source",
+    "68175b71": "the thread ends with its queue",
 }
 
 

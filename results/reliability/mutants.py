@@ -307,6 +307,9 @@ def main():
         )
         kept([row for row in rows.values() if row["outcome"] != "not tried"])
     print(kept(list(rows.values())))
+    from curlora_lite.replication import pages  # not before: each fault has a package of its own
+
+    pages.fill(HERE / "README.md")
 
 
 if __name__ == "__main__":
