@@ -20,10 +20,10 @@ def frames(committed):
     rows = {name: runs.frame(name, committed) for name in ("audit", "smollm2")}
     rows["audit"] = rows["audit"][rows["audit"].table == "table1"]
     made = {name: runs.summary(frame) for name, frame in rows.items()}
-    named = made["audit"].label + ", " + made["audit"].protocol
-    audit = made["audit"].assign(condition=named.str.replace(", published", ""))
-    audit = audit.sort_values("seed").set_index("condition")
-    return SimpleNamespace(audit=audit, smollm2=made["smollm2"].set_index("label"), rows=rows)
+    for frame in made.values():
+        frame.index = (frame.label + ", " + frame.protocol).str.replace(", published", "")
+        frame.sort_values("seed", inplace=True)
+    return SimpleNamespace(**made, rows=rows)
 
 
 def less(frames, measure, first, second):
@@ -55,6 +55,7 @@ def at_the_end(frames, task, *labels):
     """Accuracies on the paper's data after the last stage."""
     rows = frames.rows["smollm2"]
     rows = rows[(rows.measure == "accuracy") & (rows.stage == 3) & (rows.task == task)]
+    rows = rows[rows.protocol == "published"]
     return rows.set_index("label").value[list(labels or rows.label)]
 
 
@@ -106,7 +107,9 @@ FACTS = {
         "learns {:.3f} more than CURLoRA and loses {:.2f} nats more": lambda f: [
             less(f, measure, USUAL, "CURLoRA-16").mean for measure in ("just_learned", "nats")
         ],
-        "LoRA-16 learns {:.2f} beyond the head and": lambda f: [learned(f, "LoRA-16")],
+        "LoRA-16 learns {:.2f} beyond the head, ": lambda f: [learned(f, "LoRA-16")],
+        "loses {:.2f} on the two": lambda f: [f.smollm2.forgetting["LoRA-16"]],
+        "still ends {:.2f} above the head": lambda f: [learned(f, "LoRA-16", "acc")],
         "CURLoRA-24 learns {:.2f} and forgets nothing": lambda f: [learned(f, "CURLoRA-24")],
         "the update {:.0f} % smaller": smaller,
         "bare head scores {:.2f} on": lambda f: at_the_end(f, "sentiment140", "Head only"),
@@ -184,8 +187,6 @@ def test_what_the_audits_page_says_without_numbers(frames):
     for name in ("CURLoRA-16", "LoRA-16", USUAL):
         lost = metrics.t_interval(frames.audit.forgetting[name])
         assert lost.low < 0 < lost.high
-    lora = frames.smollm2.loc["LoRA-16"]
-    assert round(lora.forgetting, 2) == round(learned(frames, "LoRA-16"), 2)  # as much again
     assert frames.smollm2.forgetting["CURLoRA-24"] <= 0
     for task in ("sentiment140", EVEN):
         assert np.ptp(at_the_end(frames, task, "Head only", "CURLoRA-16")) < 0.01
