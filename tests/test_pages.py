@@ -53,9 +53,8 @@ def span(values):
 
 def at_the_end(frames, task, *labels):
     """Accuracies on the paper's data after the last stage."""
-    rows = frames.rows["smollm2"]
-    rows = rows[(rows.measure == "accuracy") & (rows.stage == 3) & (rows.task == task)]
-    rows = rows[rows.protocol == "published"]
+    rows = frames.rows["smollm2"].query("measure == 'accuracy' and stage == 3 and seed == 0")
+    rows = rows[(rows.task == task) & (rows.protocol == "published")]
     return rows.set_index("label").value[list(labels or rows.label)]
 
 
