@@ -260,7 +260,7 @@ def rehearse(profile, folder, at):
     results = folder / "results" / profile
     assert status and "base check: before training" in output, output[-3000:]
     assert not list(results.glob("runs/*.json")), "it stopped, and left a record"
-    (perplexity,) = re.findall(r"has perplexity ([\d.,]+)", output)
+    (perplexity,) = re.findall(r"has perplexity ([\d.,]*\d)", output)
     status, output, peak, seconds = make(folder, "reproduce", *asked, "BASE_CHECK=0")
     assert status == 0, output[-3000:]
     found = [records.load(path) for path in sorted(results.glob("runs/*.json"))]
