@@ -143,12 +143,6 @@ def test_a_notebook_that_fails_leaves_nothing(tmp_path):
     assert not list(target.parent.iterdir())
 
 
-def test_unknown_parameter(tmp_path):
-    source = one_cell_book(tmp_path / "in.ipynb", "print(x)")
-    with pytest.raises(ValueError, match="notebook parameter 'rnak': in has no such one; it has x"):
-        notebooks.execute("in", {"rnak": 3}, tmp_path / "out.ipynb", source=source)
-
-
 def test_one_page_of_several(tmp_path):
     """Cells of two notebooks with equal ids, and formulas; nothing is asked of the network."""
     paths = [one_cell_book(tmp_path / f"{name}.ipynb", f"# is <{name}>") for name in "ab"]
