@@ -108,6 +108,7 @@ def test_rounds_are_interleaved_and_shuffled(monkeypatch):
     in_order = [asked[i : i + 3] for i in range(6, 27, 3)]  # after two of each to warm up
     assert all(sorted(names) == ["a", "b", "frozen"] for names in in_order)
     assert len(set(map(tuple, in_order))) > 1
+    assert all(abs(names.index("a") - names.index("b")) == 1 for names in in_order)  # compared
     assert all(asked[int(second) - 1] == name for name, s in times.items() for second in s)
     assert len(benchmark.rounds(steps, [("a", "b", 1.0)], 60.0, (1, 9))["frozen"]) == 9
 
