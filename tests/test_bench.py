@@ -67,7 +67,7 @@ def test_kept_bytes_by_hand():
 def test_what_contenders_keep_of_12_tokens(contender, expected):
     model = one("linear").float()
     made = contenders.build(contender, model, ("proj",), 4)
-    subject = contenders.Subject("", None, apply, ("proj",), 6, {"cpu": (3, 4)}, 1.0)
+    subject = contenders.Subject("", None, apply, ("proj",), 6, {"cpu": (3, 4)})
     step, kept = subject.step(made, "fp32", "cpu")
     assert kept == expected
     assert [g.shape for g in step()[1:]] == [p.shape for p in contenders.trained(made)]
@@ -78,7 +78,7 @@ def apply(model, x):
 
 
 def by_hand(monkeypatch, seconds_of):
-    """Rounds by a timer that says what `seconds_of` does; returns who was asked, in order."""
+    """`compared` by a timer that says what `seconds_of` does; returns who was asked, in order."""
     asked = []
 
     def once(step, times=1):
@@ -99,27 +99,23 @@ def test_a_step_takes_the_mean_of_its_calls_and_no_call_is_left_out():
     assert 0.02 <= benchmark.once(step, 3) < 0.04 and len(calls) == 3  # 10, 20 and 30 ms
 
 
-def test_rounds_are_interleaved_and_shuffled(monkeypatch):
-    """By a timer that says 1, 2, 3, … seconds, whose ratios are never narrow."""
-    asked = by_hand(monkeypatch, lambda name, count: float(count))
-    steps = {name: name for name in ("frozen", "a", "b")}
-    times = benchmark.rounds(steps, [("a", "b", 1.0)], 0.0, (7, 9))
-    assert [len(spent) for spent in times.values()] == [7, 7, 7]
-    in_order = [asked[i : i + 3] for i in range(6, 27, 3)]  # after two of each to warm up
-    assert all(sorted(names) == ["a", "b", "frozen"] for names in in_order)
-    assert len(set(map(tuple, in_order))) > 1
-    assert all(abs(names.index("a") - names.index("b")) == 1 for names in in_order)  # compared
-    assert all(asked[int(second) - 1] == name for name, s in times.items() for second in s)
-    assert len(benchmark.rounds(steps, [("a", "b", 1.0)], 60.0, (1, 9))["frozen"]) == 9
+def test_two_steps_in_turn_each_of_ours_beside_its_two_neighbours(monkeypatch):
+    """By a timer that says 1, 4, 9, … seconds, whose ratios are never narrow."""
+    asked = by_hand(monkeypatch, lambda name, count: float(count**2))
+    times = benchmark.compared("a", "b", 0.0, (7, 9))
+    assert asked == [*"aabb", *"babababababababab"][: 4 + 1 + 2 * 7]  # two of each to warm up
+    assert times.ours_seconds.tolist() == [n**2 for n in range(6, 20, 2)]
+    assert times.other_seconds.tolist() == [n**2 + 1 for n in range(6, 20, 2)]  # of n - 1, n + 1
+    assert times.index.tolist() == list(range(7)) and times.index.name == "round"
+    assert len(benchmark.compared("a", "b", 60.0, (1, 4))) == 4  # too few for an interval
+    assert (benchmark.compared("a", None, 0.0, (5, 9)).other_seconds == 1).all()
 
 
-def test_rounds_end_when_every_ratio_is_within_one_per_cent(monkeypatch):
-    """b takes 1.04 seconds in every other round, which is narrow for nobody; a does not."""
-    by_hand(monkeypatch, lambda name, count: 1.04 if name == "b" and count % 6 < 3 else 1.0)
-    steps = {name: name for name in ("frozen", "a", "b")}
-    for ours, expected in (("a", 9), ("b", 20)):
-        times = benchmark.rounds(steps, [(ours, "frozen", 1.0)], 60.0, (9, 20))
-        assert len(times["a"]) == expected, ours
+def test_rounds_end_when_the_ratio_is_within_one_per_cent(monkeypatch):
+    """b takes 1.1 seconds in every fourth of its turns, which is narrow for nobody."""
+    for odd, expected in ((1.0, 9), (1.1, 20)):
+        by_hand(monkeypatch, lambda name, n, odd=odd: odd if name == "b" and n % 8 < 3 else 1.0)
+        assert len(benchmark.compared("a", "b", 60.0, (9, 20))) == expected, odd
 
 
 def test_the_interval_of_the_median_by_hand():
@@ -129,15 +125,11 @@ def test_the_interval_of_the_median_by_hand():
     assert benchmark.narrow(0.99, 1.0, 1.01) and not benchmark.narrow(0.98, 1.0, 1.0)
 
 
-def made_up(subject="Mistral q_proj", **given):
-    """Times: contender -> seconds of the rounds, these out of order."""
-    rows = [
-        {"contender": contender, "round": i, "seconds": s}
-        for contender, seconds in given.items()
-        for i, s in enumerate(seconds)
-    ]
+def made_up(subject, ours, other, seconds, its=1.0):
+    """Times of one comparison, a round each, of a processor without matrix units."""
     where = {"device": "cpu", "precision": "fp32", "amx": False, "subject": subject}
-    return pd.DataFrame(rows).assign(**where).sample(frac=1, random_state=0)
+    given = {"ours": ours, "other": other, "ours_seconds": seconds, "other_seconds": its}
+    return pd.DataFrame({**given, **where})
 
 
 @pytest.mark.parametrize(
@@ -153,27 +145,27 @@ def made_up(subject="Mistral q_proj", **given):
     ],
 )
 def test_verdicts(seconds, expected):
-    """Each beside LoRA of its own rank in its own round; five rounds: the interval is the range."""
-    n = range(1, len(seconds) + 1)
-    given = {
-        "CURLoRA-8": [i * s for i, s in zip(n, seconds, strict=True)],
-        "PEFT LoRA-8": n,
-        "PEFT LoRA-16": [0.001 for _ in n],
-        "dense-16": [0.001 for _ in n],
-    }
-    found = benchmark.verdicts(made_up(**given))
-    assert found[["ours", "other", "bound", "verdict"]].values.tolist() == [
-        ["CURLoRA-8", "PEFT LoRA-8", 1.0, expected]
+    """Each beside LoRA's time in its own round; of five rounds the interval is the range."""
+    n = range(1, 1 + len(seconds))
+    ours = [i * s for i, s in zip(n, seconds, strict=True)]
+    lora = made_up("Mistral q_proj", "CURLoRA-8", "PEFT LoRA-8", ours, list(n))
+    other = made_up("Mistral q_proj", "CURLoRA-16", "dense-16", [0.5] * 5)
+    found = benchmark.verdicts(pd.concat([other, lora]).sample(frac=1, random_state=0))
+    assert sorted(found[["ours", "other", "bound", "verdict"]].values.tolist()) == [
+        ["CURLoRA-16", "dense-16", 0.5, "met"],
+        ["CURLoRA-8", "PEFT LoRA-8", 1.0, expected],
     ]
 
 
 def test_seconds_have_no_other_and_a_runs_bound_depends_on_the_processor():
-    life = made_up("Mistral-7B's adapter", saving=[0.5] * 5, loading=[1.5] * 5)
-    found = benchmark.verdicts(life).set_index("ours")
+    life = [
+        made_up("Mistral-7B's adapter", what, benchmark.SECOND, [spent] * 5)
+        for what, spent in (("saving", 0.5), ("loading", 1.5))
+    ]
+    found = benchmark.verdicts(pd.concat(life)).set_index("ours")
     assert found["median"].to_dict() == {"saving": 0.5, "loading": 1.5}
     assert found.verdict.to_dict() == {"saving": "met", "loading": "missed"}
-    given = {"training step": [2.0] * 5, "its products": [1.0] * 5}
-    run = made_up("a run of Table 1", **given)
+    run = made_up("a run of Table 1", "training step", "its products", [2.0] * 5)
     for amx, verdict in ((False, "missed"), (True, "met")):
         assert benchmark.verdicts(run.assign(amx=amx)).verdict.tolist() == [verdict]
 
@@ -181,23 +173,28 @@ def test_seconds_have_no_other_and_a_runs_bound_depends_on_the_processor():
 def test_everything_is_measured(monkeypatch):
     monkeypatch.setattr(benchmark, "SHORTEST", 0.0)
     build, given = partial(contenders.projection, width=24), ("q_proj",)
-    subject = contenders.Subject("Mistral q_proj", build, apply, given, 24, {"cpu": (2, 3)}, 0.0)
-    times = pd.concat(
-        benchmark.timed(subject.name, name, *subject.steps(name, "cpu", (16,)), quick=True)
-        for name in benchmark.PRECISIONS
-    )
-    assert len(times) == 2 * 4 and (times.seconds > 0).all() and (times["round"] == 0).all()
-    assert ((times.kept_bytes > 0) == (times.contender != "frozen")).all()
-    assert times.peft.notna().all() and (times.device == "cpu").all()
-    verdicts = benchmark.verdicts(times)
-    assert verdicts.other.tolist() == 2 * ["PEFT LoRA-16", "dense-16"]
-    assert set(verdicts.verdict) == {"undecided"}  # one round decides nothing
+    subject = contenders.Subject("Mistral q_proj", build, apply, given, 24, {"cpu": (2, 3)})
+    for precision in benchmark.PRECISIONS:
+        steps, kept = subject.steps(precision, "cpu", (16,))
+        assert kept.keys() == {"frozen", "dense-16", "CURLoRA-16", "PEFT LoRA-16"}
+        assert all((n > 0) == (name != "frozen") for name, n in kept.items())
+        times = benchmark.timed(subject.name, precision, steps, quick=True)
+        assert times.ours.tolist() == 2 * ["CURLoRA-16"] and times.peft.notna().all()
+        assert times.other.tolist() == ["PEFT LoRA-16", "dense-16"]
+        assert (times[["ours_seconds", "other_seconds"]] > 0).all(axis=None)
+        assert (times.device == "cpu").all() and (times.precision == precision).all()
+        verdicts = benchmark.verdicts(times)
+        assert set(verdicts.verdict) == {"undecided"}  # one round decides nothing
+    steps = {"saving": lambda: None}
+    life = benchmark.timed("Mistral-7B's adapter", "bf16", steps, quick=True)
+    assert life.other_seconds.tolist() == [1.0]  # seconds
 
 
 def test_the_notebook_on_the_committed_times(committed, tmp_path):
     """Times measured here may say something else."""
     kept = committed / "benchmarks"
-    shutil.copy(kept / "benchmarks.csv", tmp_path)
+    for name in ("benchmarks.csv", "kept.csv"):
+        shutil.copy(kept / name, tmp_path)
     target = tmp_path / "notebooks" / "benchmark.ipynb"
     given = {"measure": False, "folder": str(tmp_path)}
     assert notebooks.execute("benchmark", given, target=target)

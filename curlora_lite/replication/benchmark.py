@@ -1,12 +1,11 @@
 """The benchmark: what a step of ours takes beside a step of others, in one process.
 
-Rounds are interleaved at the grain of one step: in each, every contender of a subject is timed
-once, in shuffled order, what is compared one after the other; what counts is the ratio of two times
-of the same round. `notebooks/benchmark.ipynb` shows it.
+The two steps of a comparison are timed in turn, again and again; what counts is each time of ours
+over the mean of the other's just before and just after it. `notebooks/benchmark.ipynb` shows it.
 """
 
-import random
 import time
+from functools import partial
 from importlib import metadata
 
 import pandas as pd
@@ -20,7 +19,7 @@ PRECISIONS = ("fp32", "bf16")
 SHORTEST = 0.02  # seconds; a shorter step is repeated within its turn
 ROUNDS = (9, 400)  # at least, at most
 CONFIDENCE = 0.9  # of an interval on both sides
-NARROW = 0.01  # an interval of the median within so much of it, relative, ends a subject's rounds
+NARROW = 0.01  # an interval of the median within so much of it, relative, ends the rounds
 SECOND = "one second"
 # Subject -> targets: ours takes at most so many times as long as the other, or as a second.
 _LORA = [(f"CURLoRA-{r}", f"PEFT LoRA-{r}", 1.0) for r in RANKS]
@@ -40,49 +39,52 @@ TARGETS = {
 RUN_WITH_AMX = 2.2
 
 
-def timed(subject, precision, steps, kept=None, device="cpu", seconds=60.0, quick=False):
-    """The DataFrame of a subject's times, a row a time: seconds of a step in a round.
+def timed(subject, precision, steps, device="cpu", seconds=60.0, quick=False):
+    """The DataFrame of a subject's comparisons, a row a round: `ours_seconds`, `other_seconds`.
 
-    steps: contender -> function. kept: contender -> bytes that autograd keeps for the backward
-    pass. seconds: see `rounds`. quick: one round.
+    steps: contender -> function; without a contender its targets are left out. seconds: that a
+    comparison takes at most. quick: one round.
     """
-    times = rounds(steps, TARGETS[subject], seconds, (1, 1) if quick else ROUNDS)
-    found = pd.DataFrame(times).rename_axis("round")
-    found = found.melt(var_name="contender", value_name="seconds", ignore_index=False)
+    found, steps = [], steps | {SECOND: None}
+    for ours, other, _ in TARGETS[subject]:
+        if ours in steps and other in steps:
+            times = compared(steps[ours], steps[other], seconds, (1, 1) if quick else ROUNDS)
+            found.append(times.assign(ours=ours, other=other))
     made = records.provenance(device, rows=None)
     commit = f"{records.short(made['commit'])}{' and changes' if made['dirty'] else ''}"
     versions = {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
-    return found.reset_index().assign(
-        kept_bytes=found.contender.map(kept or {}).to_numpy(),
+    return pd.concat(found).assign(
         **{"subject": subject, "device": device, "precision": precision, "date": made["date"]},
         **{"commit": commit, "processor": made["device"], **versions},
         amx=bool(machine.processor().get("amx_bf16")),
     )
 
 
-def rounds(steps, targets, seconds, least_most):
-    """{name -> seconds of its step in each round}, every step timed once a round in shuffled order.
+def compared(ours, other, seconds, least_most):
+    """The DataFrame of `ours_seconds` and `other_seconds`, a round a row, of two steps in turn.
 
-    What is compared comes one after the other: a slow moment strikes both. steps: name -> function.
-    Until the interval of every target's ratio is within NARROW of its median, or `seconds` are
-    over. least_most: of the number of rounds.
+    The other's are the mean of its times just before and just after ours: the machine's speed
+    wanders, and so stands on both sides. ours, other: functions; other None: one second. Until the
+    interval of the ratio is within NARROW of its median, or `seconds` are over. least_most: of the
+    number of rounds.
     """
-    for step in steps.values():  # the first call warms up
-        once(step)
-    repeat = {name: 1 + int(SHORTEST / once(step)) for name, step in steps.items()}
-    pairs = [(a, b) for a, b, _ in targets if a in steps and b in steps]
-    times, order, shuffle = {name: [] for name in steps}, list(steps), random.Random(0).shuffle
-    beside, start = {b: a for a, b in pairs}, time.perf_counter()
-    for done in range(least_most[1]):
+    turns = [_repeated(step) if step else lambda: 1.0 for step in (ours, other)]
+    found, start, before = [], time.perf_counter(), turns[1]()
+    for done in range(1, 1 + least_most[1]):
+        mine, after = turns[0](), turns[1]()
+        found.append((mine, (before + after) / 2))
+        before = after
         if done >= least_most[0]:
-            so_far = pd.DataFrame(times)
-            near = all(narrow(*interval(so_far[a] / so_far[b])) for a, b in pairs)
+            near = narrow(*interval(pd.Series([mine / its for mine, its in found])))
             if near or time.perf_counter() - start >= seconds:
                 break
-        shuffle(order)
-        for name in sorted(order, key=lambda name: order.index(beside.get(name, name))):
-            times[name].append(once(steps[name], repeat[name]))
-    return times
+    return pd.DataFrame(found, columns=["ours_seconds", "other_seconds"]).rename_axis("round")
+
+
+def _repeated(step):
+    """A function that times the step, so often that it takes SHORTEST; warmed up."""
+    once(step)
+    return partial(once, step, 1 + int(SHORTEST / once(step)))
 
 
 def once(step, times=1):
@@ -98,7 +100,8 @@ def once(step, times=1):
 def interval(values):
     """(low, median, high) of a Series: an interval of the median, by order statistics.
 
-    So whatever the distribution. NaN below five values, which give none.
+    So whatever the distribution, of independent values: neighbours here share a time of the other,
+    which matters little. NaN below five values, which give none.
     """
     found = quantile_test(values).confidence_interval(CONFIDENCE)
     return found.low, values.median(), found.high
@@ -115,20 +118,16 @@ def verdicts(times):
     met: the median is at or below the bound; missed: above it; undecided: the interval holds the
     bound and is not narrow.
     """
-    found, cells = [], ["subject", "device", "precision"]
-    for (subject, *where), cell in times.groupby(cells, sort=False):
-        wide = cell.pivot(index="round", columns="contender", values="seconds")
-        wide[SECOND] = 1.0
-        for ours, other, bound in TARGETS[subject]:
-            if ours not in wide or other not in wide:
-                continue
-            if subject == "a run of Table 1" and cell.amx.all():
-                bound = RUN_WITH_AMX
-            low, median, high = interval(wide[ours] / wide[other])
-            verdict = "met" if median <= bound else "missed"
-            if not (high <= bound or low > bound or narrow(low, median, high)):
-                verdict = "undecided"
-            row = (ours, other, bound, subject, *where, len(wide), low, median, high, verdict)
-            found.append(row)
-    columns = ["ours", "other", "bound", *cells, "rounds", "low", "median", "high", "verdict"]
+    found, cells = [], ["subject", "device", "precision", "ours", "other"]
+    bounds = {(subject, *pair): bound for subject, of in TARGETS.items() for *pair, bound in of}
+    for where, cell in times.groupby(cells, sort=False):
+        bound = bounds[where[0], *where[3:]]
+        if where[0] == "a run of Table 1" and cell.amx.all():
+            bound = RUN_WITH_AMX
+        low, median, high = interval(cell.ours_seconds / cell.other_seconds)
+        verdict = "met" if median <= bound else "missed"
+        if not (high <= bound or low > bound or narrow(low, median, high)):
+            verdict = "undecided"
+        found.append((*where, bound, len(cell), low, median, high, verdict))
+    columns = [*cells, "bound", "rounds", "low", "median", "high", "verdict"]
     return pd.DataFrame(found, columns=columns)

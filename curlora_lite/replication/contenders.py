@@ -119,8 +119,7 @@ class Subject:
     """What contenders stand on. build: (precision, device) -> frozen model.
 
     call: (model, x) -> a loss, or an output that gets random gradients. targets: names of its
-    projections; width: of its inputs. tokens: device -> (rows, tokens of each). seconds: that
-    timing takes at most.
+    projections; width: of its inputs. tokens: device -> (rows, tokens of each).
     """
 
     name: str
@@ -129,7 +128,6 @@ class Subject:
     targets: tuple
     width: int
     tokens: dict
-    seconds: float
 
     def steps(self, precision, device, ranks):
         """contender -> its step; contender -> the bytes that it keeps. The dense formula: at 16."""
@@ -183,11 +181,11 @@ def smollm2(precision, device):
 
 SUBJECTS = (
     Subject("SmolLM2-135M", smollm2, next_token_loss, QKV, 576,
-            {"cpu": (4, 64), "cuda": (16, 128)}, 600.0),
+            {"cpu": (4, 64), "cuda": (16, 128)}),
     Subject("Mistral q_proj", projection, lambda model, x: model(x), ("q_proj",), 4096,
-            {"cpu": (4, 64), "cuda": (16, 512)}, 60.0),
+            {"cpu": (4, 64), "cuda": (16, 512)}),
     Subject("Mistral block", partial(block, "Mistral-7B-v0.3"), last_hidden_state, QKV, 4096,
-            {"cpu": (2, 32), "cuda": (8, 256)}, 300.0),
+            {"cpu": (2, 32), "cuda": (8, 256)}),
     Subject("GPT-2 Large block", partial(block, "GPT-2 Large"), last_hidden_state, ("c_attn",),
-            1280, {"cpu": (4, 64), "cuda": (16, 256)}, 180.0),
+            1280, {"cpu": (4, 64), "cuda": (16, 256)}),
 )  # fmt: skip
