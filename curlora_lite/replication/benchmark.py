@@ -39,7 +39,7 @@ TARGETS = {
 RUN_WITH_AMX = 2.2
 
 
-def timed(subject, precision, steps, device="cpu", seconds=60.0, quick=False):
+def timed(subject, precision, steps, device="cpu", seconds=420.0, quick=False):
     """The DataFrame of a subject's comparisons, a row a round: `ours_seconds`, `other_seconds`.
 
     steps: contender -> function; without a contender its targets are left out. seconds: that a
