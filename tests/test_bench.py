@@ -1,6 +1,7 @@
 """The benchmark: contenders are one function, rounds and bytes counted right, verdicts follow."""
 
 import io
+import itertools
 import shutil
 import time
 from functools import partial
@@ -19,7 +20,7 @@ QKV = ("q_proj", "k_proj", "v_proj")
 
 
 def one(kind):
-    """One projection called `proj`, 6 -> 10, in fp64."""
+    """A projection called `proj`, 6 -> 10, in fp64."""
     torch.manual_seed(0)
     proj = Conv1D(10, 6) if kind == "conv1d" else nn.Linear(6, 10, bias=kind == "linear")
     nn.init.normal_(proj.weight)
@@ -66,22 +67,18 @@ def test_kept_bytes_by_hand():
 def test_what_contenders_keep_of_12_tokens(contender, expected):
     model = one("linear").float()
     made = contenders.build(contender, model, ("proj",), 4)
-    subject = contenders.Subject("", None, apply, ("proj",), 6, {"cpu": (3, 4)})
+    subject = contenders.Subject("", None, nn.Module.__call__, ("proj",), 6, {"cpu": (3, 4)})
     step, kept = subject.step(made, "fp32", "cpu")
     assert kept == expected
     assert [g.shape for g in step()[1:]] == [p.shape for p in contenders.trained(made)]
 
 
-def apply(model, x):
-    return model(x)
-
-
 def by_hand(monkeypatch, seconds_of):
-    """`compared` by a timer that says what `seconds_of` does; returns who was asked, in order."""
+    """`compared` by a timer that says what `seconds_of` does; returns who was timed, how often."""
     asked = []
 
     def once(step, times=1):
-        asked.append(step)
+        asked.append((step, times))
         return seconds_of(step, len(asked))
 
     monkeypatch.setattr(benchmark, "once", once)
@@ -99,10 +96,12 @@ def test_a_step_takes_the_mean_of_its_calls_and_no_call_is_left_out():
 
 
 def test_two_steps_in_turn_each_of_ours_beside_its_two_neighbours(monkeypatch):
-    """By a timer that says 1, 4, 9, … seconds, whose ratios are never narrow."""
+    """By a timer that says 1, 4, 9, … seconds; a short step is repeated within its turn."""
     asked = by_hand(monkeypatch, lambda name, count: float(count**2))
+    monkeypatch.setattr(benchmark, "SHORTEST", 40.0)
     times = benchmark.compared("a", "b", 0.0, (7, 9))
-    assert asked == [*"aabb", *"babababababababab"][: 4 + 1 + 2 * 7]  # two of each to warm up
+    turns = [*7 * [("b", 1 + 2), ("a", 1 + 10)], ("b", 1 + 2)]  # the second ones took 4 and 16
+    assert asked == [("a", 1), ("a", 1), ("b", 1), ("b", 1), *turns]
     assert times.ours_seconds.tolist() == [n**2 for n in range(6, 20, 2)]
     assert times.other_seconds.tolist() == [n**2 + 1 for n in range(6, 20, 2)]  # of n - 1, n + 1
     assert times.index.tolist() == list(range(7)) and times.index.name == "round"
@@ -157,22 +156,21 @@ def test_verdicts(seconds, expected):
 
 
 def test_seconds_have_no_other_and_a_runs_bound_depends_on_the_processor():
-    life = [
-        made_up("Mistral-7B's adapter", what, benchmark.SECOND, [spent] * 5)
-        for what, spent in (("saving", 0.5), ("loading", 1.5))
-    ]
-    found = benchmark.verdicts(pd.concat(life)).set_index("ours")
+    each, spent = ["saving", "loading"] * 5, [0.5, 1.5] * 5
+    life = made_up("Mistral-7B's adapter", each, benchmark.SECOND, spent)
+    found = benchmark.verdicts(life).set_index("ours")
     assert found["median"].to_dict() == {"saving": 0.5, "loading": 1.5}
     assert found.verdict.to_dict() == {"saving": "met", "loading": "missed"}
     run = made_up("a run of Table 1", "training step", "its products", [2.0] * 5)
-    for amx, verdict in ((False, "missed"), (True, "met")):
-        assert benchmark.verdicts(run.assign(amx=amx)).verdict.tolist() == [verdict]
+    for amx, precision in itertools.product((False, True), benchmark.PRECISIONS):
+        (verdict,) = benchmark.verdicts(run.assign(amx=amx, precision=precision)).verdict
+        assert verdict == ("met" if amx and precision == "bf16" else "missed")
 
 
 def test_everything_is_measured(monkeypatch):
     monkeypatch.setattr(benchmark, "SHORTEST", 0.0)
-    build, given = partial(contenders.projection, width=24), ("q_proj",)
-    subject = contenders.Subject("Mistral q_proj", build, apply, given, 24, {"cpu": (2, 3)})
+    build, call, given = partial(contenders.projection, width=24), nn.Module.__call__, ("q_proj",)
+    subject = contenders.Subject("Mistral q_proj", build, call, given, 24, {"cpu": (2, 3)})
     for precision in benchmark.PRECISIONS:
         steps, kept = subject.steps(precision, "cpu", (16,))
         assert kept.keys() == {"frozen", "dense-16", "CURLoRA-16", "PEFT LoRA-16"}
@@ -183,8 +181,8 @@ def test_everything_is_measured(monkeypatch):
         assert (times[["ours_seconds", "other_seconds"]] > 0).all(axis=None)
         assert (times.device == "cpu").all() and (times.precision == precision).all()
         assert set(benchmark.verdicts(times).verdict) == {"undecided"}  # by one round
-    life = benchmark.timed("Mistral-7B's adapter", "bf16", {"saving": lambda: None}, quick=True)
-    assert life.other_seconds.tolist() == [1.0]  # seconds
+    life = benchmark.timed("Mistral-7B's adapter", "bf16", {"saving": lambda: None}, seconds=0.0)
+    assert life.other_seconds.tolist() == [1.0] * benchmark.ROUNDS[0]  # seconds
 
 
 def test_the_notebook_on_the_committed_times(committed, tmp_path):

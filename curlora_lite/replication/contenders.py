@@ -149,11 +149,11 @@ class Subject:
         to = (device, machine.DTYPES[precision])
         x = torch.randn(*self.tokens[device], self.width, generator=generator).to(*to)
         x.requires_grad_(True)  # as if there were something to train below
-        wanted, frozen = trained(model), [*model.parameters(), *model.buffers()]
+        wanted, own = trained(model), [*model.parameters(), *model.buffers()]
         forward = partial(self.call, model, x)
         shape = forward().shape  # of a loss: ()
         upstream = torch.randn(shape, generator=generator).to(*to) if shape else None
-        kept = kept_bytes(forward, frozen)
+        kept = kept_bytes(forward, own)
         return lambda: torch.autograd.grad(forward(), [x, *wanted], upstream), kept
 
 

@@ -1,7 +1,7 @@
 """What a training step with CURLoRA spends beyond the frozen model's, by operator of torch.
 
-SmolLM2-135M whole, bf16, rank 16, one thread; `torch.profiler` around twelve steps of each, four at
-a time in turn. Needs a machine on which nothing else runs:
+SmolLM2-135M whole, bf16, rank 16, one thread; `torch.profiler` around sixteen steps of each,
+four at a time in turn, the first four not counted. Needs a machine on which nothing else runs:
 
     python results/benchmarks/operators.py
 
@@ -9,14 +9,12 @@ writes `operators.csv` here, of one step: an operator's calls on tensors of some
 frozen model does not make, and the milliseconds of their own that these take.
 """
 
-import ctypes
 from pathlib import Path
 
 import pandas as pd
-import torch
 from torch.profiler import ProfilerActivity, profile
 
-from curlora_lite.replication import contenders, records
+from curlora_lite.replication import benchmark, contenders, records
 
 NAMES, TURNS, STEPS = ("frozen", "CURLoRA-16"), 3, 4
 
@@ -33,9 +31,7 @@ def operators(step):
 
 
 def main():
-    torch.set_num_threads(1)
-    for option, value in ((-4, 0), (-1, 2**31 - 1)):  # freed memory stays, as in the benchmark
-        ctypes.CDLL(None).mallopt(option, value)
+    benchmark.prepare()
     steps, _ = contenders.SUBJECTS[0].steps("bf16", "cpu", (16,))
     turns = {(turn, n): operators(steps[n]) for turn in range(1 + TURNS) for n in NAMES}
     frozen, ours = (

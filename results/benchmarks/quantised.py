@@ -38,6 +38,7 @@ def build(precision, device):
 
 
 def main(seconds):
+    benchmark.prepare()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     subject = contenders.Subject(
         NAME, build, contenders.last_hidden_state, contenders.QKV, 4096,
