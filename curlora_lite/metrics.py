@@ -108,6 +108,19 @@ def holm(p_values):
     return adjusted
 
 
+def verdict(margin, p, *intervals):
+    """What Intervals of one difference, over seeds and perhaps over rows too, say of it together.
+
+    `differs`: all leave zero out, and p, adjusted where there are several comparisons, is below
+    0.05; `differs little` if all of them also lie within the margin, -margin to margin. `no
+    difference`: all lie within it. `not shown`: neither, and where there is no interval.
+    """
+    within = all(-margin < low and high < margin for _, low, high, *_ in intervals)
+    if p < 0.05 and all(low > 0 or high < 0 for _, low, high, *_ in intervals):
+        return "differs little" if within else "differs"
+    return "no difference" if within else "not shown"
+
+
 def two_level_interval(differences, draws=10_000, seed=0, level=0.95):
     """Interval of a mean over seeds and evaluation rows, both drawn anew with replacement.
 

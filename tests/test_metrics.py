@@ -67,6 +67,25 @@ def test_holm_by_hand():
     )
 
 
+@pytest.mark.parametrize(
+    ("intervals", "p", "said"),
+    [
+        ([(0.01, 0.09), (0.02, 0.07)], 0.049, "differs"),
+        ([(-0.09, -0.01), (-0.07, -0.02)], 0.049, "differs"),
+        ([(0.01, 0.09), (0.02, 0.07)], 0.05, "not shown"),
+        ([(0.01, 0.09), (-0.02, 0.07)], 0.01, "not shown"),  # over rows it may be none
+        ([(0.01, 0.019)], 0.01, "differs little"),
+        ([(-0.019, 0.019), (-0.01, 0.019)], 0.9, "no difference"),
+        ([(-0.019, 0.02)], 0.9, "not shown"),  # as far as the margin
+        ([(-0.019, 0.019), (-0.02, 0.01)], 0.9, "not shown"),
+        ([(math.nan, math.nan)], math.nan, "not shown"),
+    ],
+)
+def test_verdict_of_a_difference(intervals, p, said):
+    found = [metrics.Interval(low, low, high, 5) for low, high in intervals]
+    assert metrics.verdict(0.02, p, *found) == said
+
+
 def test_two_level_interval_without_spread():
     """Every row and seed alike: the mean of the tasks' differences, 1 and 0, exactly."""
     found = metrics.two_level_interval([np.ones((3, 5)), np.zeros((3, 7))])
