@@ -73,8 +73,8 @@ def results(frame, table):
 
     Columns: the number of rows or tokens, the majority class, head only, then LoRA and CURLoRA by
     rank. Means over seeds, ± the sample standard deviation where there are several; runs that did
-    not finish are left out, and counted in a last row. Seconds are means. ValueError: see
-    `one_grid`.
+    not finish are left out. They are counted in a last row, as are methods with fewer seeds.
+    Seconds are means. ValueError: see `one_grid`.
     """
     rows = one_grid(frame, table)
     source, done, lines = rows.source.iloc[0], rows[rows.status == "finished"], []
@@ -90,8 +90,10 @@ def results(frame, table):
             lines += [_line(BESIDE[beside], rows, done, beside, stage) for beside in there]
     took = done.drop_duplicates("run").groupby("label").seconds.mean()
     lines.append({"": "Seconds of a run", **took.map("{:,.0f}".format)})
-    if len(done) < len(rows):
-        lines.append({"": "Runs finished", **{name: _finished(c) for name, c in by_method(rows)}})
+    counts = ((name, c[c.status == "finished"].run.nunique(), c) for name, c in by_method(rows))
+    finished = {name: f"{n} of {c.run.nunique()}" for name, n, c in counts}
+    if len(done) < len(rows) or len(set(finished.values())) > 1:
+        lines.append({"": "Runs finished", **finished})
     return pd.DataFrame(lines).set_index("").rename_axis(None).fillna("")
 
 
@@ -124,11 +126,6 @@ def _published(rows, table, place):
     n = paper.EVAL_ROWS[task] if task else paper.SETTINGS[table]["text_tokens"]
     majority = number(share) if task else ""
     return [{"": PUBLISHED, "n": f"{n:,}", "Majority": majority, **line}] if line else []
-
-
-def _finished(cell):
-    each = cell.drop_duplicates("run").status
-    return f"{(each == 'finished').sum()} of {len(each)}"
 
 
 def mean(values):
