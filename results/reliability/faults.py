@@ -285,6 +285,10 @@ of(
     ("all p values times all", "(len(order) - place) * p_values", "len(order) * p_values"),
     ("a smaller p after a larger", "so_far = max(so_far, min(1.0,", "so_far = max(0.0, min(1.0,"),
     ("NaN counts", "judged = [i for i, p in enumerate(p_values) if not math.isnan(p)]", "judged = list(range(len(p_values)))"),
+    ("a verdict by one interval", "if p < 0.05 and all(low > 0 or", "if p < 0.05 and any(low > 0 or"),
+    ("a verdict without p", "if p < 0.05 and all(low", "if all(low"),
+    ("no difference within one interval", "within = all(", "within = any("),
+    ("the margin of one side", "-margin < low and high < margin", "high < margin"),
     ("seeds drawn anew for each task", "total += ((drawn @", "drawn = rng.permutation(drawn)\n        total += ((drawn @"),
     ("no spread is certainty", "p = 1.0 if abs(found.mean) <= 1e-9 else math.nan", "p = 1.0 if abs(found.mean) <= 1e-9 else 0.0"),
     ("a 90 % interval called 95 %", "np.quantile(total, [(1 - level) / 2, (1 + level) / 2])", "np.quantile(total, [1 - level, level])"),
@@ -483,7 +487,8 @@ of_replication(
     ("a schedule where there is none", "471 / WARMUP, None)", "471 / WARMUP, 80 / WARMUP)"),
     ("queries and values alone", '_LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj")', '_LLAMA_TARGETS = ("q_proj", "v_proj")'),
     ("alpha of two", '"alpha": 1.0}', '"alpha": 2.0}'),
-    ("seeds of the first alone", "seed=seed, **how", "seed=seeds[0], **how"),
+    ("seeds of the first alone", "seed=seed, **how", "seed=each[0][0], **how"),
+    ("as many seeds for all", "seeds or plan.more.get(cell[1], plan.seeds)", "seeds or plan.seeds"),
     ("two classes of tweets", "(2, 2, 3)", "(2, 2, 2)"),
     ("what is asked for otherwise is left out", "**same | own | others", "**others | same | own"),
 )
@@ -552,7 +557,8 @@ of_replication(
     ("other counts", "config(rank=rank, target_modules=targets)", "config(rank=rank, target_modules=targets[:1])"),
     ("sizes of the other table", "paper.TRAIN_ROWS[spec.table] | paper", 'paper.TRAIN_ROWS["table1"] | paper'),
     ("the interval of another share", "metrics.wilson_interval(0.7, fewest)", "metrics.wilson_interval(0.5, fewest)"),
-    ("finished runs counted by rows", 'each = cell.drop_duplicates("run").status', "each = cell.status"),
+    ("all runs counted as finished", 'c[c.status == "finished"].run.nunique()', "c.run.nunique()"),
+    ("fewer seeds of a method not said", " or len(set(finished.values())) > 1:", ":"),
 )
 of_replication(
     "verdict",
@@ -599,24 +605,32 @@ of(
 )
 of(
     "notebooks/audit.ipynb",
-    ("a schedule compared with itself", "steps = less[asked[3]]", "steps = less[asked[1]]"),
-    ("the other readout first", "*readout.T.values[::-1]", "*readout.T.values"),
+    ("a schedule compared with itself", "list(steps.values())[3]", "list(steps.values())[1]"),
+    (
+        "the other readout first",
+        'columns=["published, readout=last-token", "published"]',
+        'columns=["published", "published, readout=last-token"]',
+    ),
     ("another class counted as negative", 'even.answers.str.count("0")', 'even.answers.str.count("1")'),
-    ("less the wrong way round", "paired = len(pair) > 1", "pair = pair[pair.columns[::-1]]; paired = len(pair) > 1"),
+    ("less the wrong way round", "metrics.paired(pair[first], pair[second])", "metrics.paired(pair[second], pair[first])"),
     (
         "published and corrected exchanged",
-        "published, corrected = gains[CURLORA], gains[CURLORA + FIXED]",
-        "corrected, published = gains[CURLORA], gains[CURLORA + FIXED]",
+        "published, corrected = gains[STAND_IN + CURLORA],",
+        "corrected, published = gains[STAND_IN + CURLORA],",
     ),
-    ("nats for a factor", "np.exp(mean.nats).map(ratio)", "mean.nats.map(ratio)"),
+    ("nats for a factor", "np.exp(mean.nats).map(times)", "mean.nats.map(times)"),
     ("another majority", 'counted.groupby("source").majority.mean()', 'counted.groupby("source").majority.max()'),
     ("the means of two methods exchanged", "mean = by_seed.mean().unstack(0)", "mean = by_seed.median().unstack(0)"),
-    ("how far it moved, as a share", "(100 * mean.norm).map", "(mean.norm).map"),
     (
         "all p values as they are",
-        "p_gain = pd.Series(metrics.holm([gain.p for gain in gains.values()]), gains)",
-        "p_gain = pd.Series([gain.p for gain in gains.values()], gains)",
+        "adjusted = metrics.holm([over[0].p for over in found] + [1.0] * further)",
+        "adjusted = [over[0].p for over in found]",
     ),
+    ("a family without those to come", " + [1.0] * further", ""),
+    ("ten times the margin", "MARGIN = 0.02", "MARGIN = 0.2"),
+    ("rows forgotten since their own stage", "max(seen, key=np.mean) - last", "seen[0] - last"),
+    ("no seed left out", ".drop(index=without or [])", ""),
+    ("seeds alone decide", "metrics.verdict(margin, p, over, *rows)", "metrics.verdict(margin, p, over)"),
 )
 of(
     "curlora_lite/attached.py",
