@@ -68,15 +68,15 @@ def test_a_record_that_contradicts_a_sentence_shows_beside_it(results, monkeypat
 
     altered(results, worse, method="lora", seed=2, lora_init="usual", shuffle=False)
     shown = said(monkeypatch, results=results)
-    assert [text for text in contradicted(shown) if "saved.high < 0" in text]
-    assert not [text for text in contradicted(shown) if "gains[USUAL]" in text]  # accuracy stands
+    assert [text for text in contradicted(shown) if "saved_there.verdict" in text]
+    assert not [text for text in contradicted(shown) if "gains[" in text]  # accuracy stands
 
 
 @pytest.mark.parametrize("seeds", [[0, 1], [3]])
 def test_other_seeds_run_through(results, monkeypatch, seeds):
     """What they do not bear out is shown, and the notebook goes on to its end."""
     shown = said(monkeypatch, results=results, seeds=seeds)
-    assert [text for text in contradicted(shown) if "corrected.verdict" in text]
+    assert [text for text in contradicted(shown) if "published.verdict" in text]
     assert not [text for text in contradicted(shown) if "ours.verdict" in text]  # the paper's data
     name = "-".join(map(str, seeds))
     assert (results / "audit" / "selections" / f"seeds-{name}" / "tables" / "verdicts.md").exists()

@@ -146,7 +146,7 @@ NAMES = [
     r"SmolLM2-135M(-Instruct)?|Mistral-7B(-v0\.3)?|\b7B model|(CUR)?LoRA-\d+|SST-2|GPT-2",
     r"Sentiment140|WikiText-2|Table \d|Eq\. \d|[Qq]uestion \d|\*\*\d\. |95 %|[Ss]eed 0|sha256",
     r"[Rr]anks \d+ and \d+|[Rr]ank \d+|576 columns|Mistral's 4,096|first 512 positive|version \d",
-    r"within 0\.0\d of head only|more than 0\.0[13] above|neither forgets 0\.02|[Ss]eeds 0 to 2",
+    r"within 0\.0\d of head only|more than 0\.0[13] above|than 0\.02 of an accuracy|to 0\.9: does not hold",
 ]
 
 

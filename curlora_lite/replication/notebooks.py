@@ -127,9 +127,10 @@ def _tidy(book, inputs):
 def _inputs(source, parameters, profile):
     """A hash of all that an executed notebook shows: source, parameters, package and records.
 
-    Those on the paper's data too, which the audit shows beside its own.
+    The audit shows those on the paper's data beside its own.
     """
-    found = [f for p in (profile, "smollm2") for f in sorted(records.runs_folder(p).glob("*.json"))]
+    shown = [profile, *["smollm2"] * (source.stem == "audit")]
+    found = [path for name in shown for path in sorted(records.runs_folder(name).glob("*.json"))]
     shown = [parameters, records.workspace(), records.code_sha256()]
     digest = hashlib.sha256(json.dumps(shown).encode())
     for path in [source, *found]:
