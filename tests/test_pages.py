@@ -76,8 +76,11 @@ def smaller(frames):
     return [-100 * drawn.mean / frames.audit.norm[OURS].mean()]
 
 
-def constant(frames, profile):
-    return np.mean([majority(frames, profile, task) for task in ("mrpc", "sst2", EVEN)])
+def beside(frames):
+    """ACC of head only and of the majority class, on the paper's data and on stand-in data."""
+    tasks, alone = ("mrpc", "sst2", EVEN), (frames.papers.acc[HEAD], frames.audit.acc[HEAD].mean())
+    most = (np.mean([majority(frames, p, task) for task in tasks]) for p in ("smollm2", "audit"))
+    return [number for pair in zip(alone, most, strict=True) for number in pair]
 
 
 # page -> {what its sentence says: the numbers for the braces, from the frames}
@@ -109,12 +112,7 @@ FACTS = {
         "grows ×{:.0f} instead of ×{:.2f}, but": lambda f: [
             np.exp(f.audit.nats[name].mean()) for name in (STEPS, LORA)
         ],
-        "head alone ends at {:.2f} so": lambda f: [f.papers.acc[HEAD]],
-        "so, the majority class at {:.2f}": lambda f: [constant(f, "smollm2")],
-        "stand-in data at {:.2f} and {:.2f}": lambda f: [
-            f.audit.acc[HEAD].mean(),
-            constant(f, "audit"),
-        ],
+        "at {:.2f} so, the majority class at {:.2f}; on stand-in data at {:.2f} and {:.2f}": beside,
         "losing {:.2f} doubles it": lambda f: [np.log(2)],
         "Training has {}, {} and {} rows of the three tasks. Scoring has {}, {} and {}": sizes,
     },
@@ -146,7 +144,7 @@ NAMES = [
     r"SmolLM2-135M(-Instruct)?|Mistral-7B(-v0\.3)?|\b7B model|(CUR)?LoRA-\d+|SST-2|GPT-2",
     r"Sentiment140|WikiText-2|Table \d|Eq\. \d|[Qq]uestion \d|\*\*\d\. |95 %|[Ss]eed 0|sha256",
     r"[Rr]anks \d+ and \d+|[Rr]ank \d+|576 columns|Mistral's 4,096|first 512 positive|version \d",
-    r"within 0\.0\d of head only|more than 0\.0[13] above|than 0\.02 of an accuracy|to 0\.9: does not hold",
+    r"more than 0\.0[13] above|than 0\.02 of an accuracy|to 0\.9: does not hold",
 ]
 
 
