@@ -47,7 +47,7 @@ def two_seeds(profile="smollm2", table="table1"):
                seconds=10.0),
         record(specs[3], frozen, (20.0, 20.0), balanced=0.5, answered=94, seconds=20.0),
         record(specs[4], [[0.30]], (20.0,), status="diverged", answered=100, seconds=500.0),
-        record(specs[5], [[0.66], [0.63, 0.72], [0.62, 0.76, 0.94]], (20.0, 25.0), balanced=0.52,
+        record(specs[5], [[0.66], [0.63, 0.72], [0.62, 0.76, 0.94]], (20.0, 29.0), balanced=0.52,
                seconds=20.0),
     ]  # fmt: skip
 

@@ -54,7 +54,7 @@ def test_the_committed_records_bear_every_sentence_out(committed, results, monke
     shown = said(monkeypatch, results=results)
     assert not contradicted(shown)
     assert shown == committed_sentences(committed, "audit", "audit") and len(shown) > 10
-    for kept in (committed / "audit" / "tables").glob("*.csv"):
+    for kept in (committed / "audit" / "tables").glob("*.md"):
         assert (results / "audit" / "tables" / kept.name).read_text() == kept.read_text()
     drawn = {path.stem for path in (results / "audit" / "figures").iterdir()}
     assert drawn == {path.stem for path in (committed / "audit" / "figures").iterdir()}

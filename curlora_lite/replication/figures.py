@@ -101,8 +101,8 @@ def _ratios(ax, cells):
     for k, (style, cell) in enumerate(cells):
         found = runs.summary(cell).ratio
         _draw(ax, pd.DataFrame({"stage": k, "value": found, "n": 0}), style)
-        ax.annotate(f"×{number(found.mean())}", (k, found.mean() + np.nan_to_num(found.std())),
-                    (0, 6), ha="center", textcoords="offset points", fontsize=7)  # fmt: skip
+        ax.annotate(f"×{number(np.exp(np.log(found).mean()))}", (k, found.max()), (0, 6),
+                    ha="center", textcoords="offset points", fontsize=7)  # fmt: skip
     ax.axhline(1, **DOTTED)
     ax.set_yscale("log")
     low, high = ax.get_ylim()

@@ -23,18 +23,16 @@ BESIDE = {
 }
 PUBLISHED = "↳ published"
 CONSTANT = 0.95  # from this share of one answer on, a score is marked as a constant answer's
-CLOSE = 0.005  # published scores have two decimals
 SCORES = ("accuracy", "perplexity")
 SHARED = ("profile", "model", "protocol", "learning_rate", "precision", "source")
-MEASURES = {"ACC": "acc", "Just learned": "just_learned", "Forgetting": "forgetting",
-            "Perplexity after/before": "ratio"}  # fmt: skip
+RATIO = "Perplexity after/before"
+MEASURES = {"ACC": "acc", "Just learned": "just_learned", "Forgetting": "forgetting"}
 SUMMARY_NOTE = (
-    "ACC: accuracy of all tasks at the end. Just learned: of each right after its own stage. "
-    "Forgetting: best earlier less last, over the earlier tasks. Means over tasks, Sentiment140 by "
-    "as many positive as negative rows where these were scored."
+    "ACC: accuracy at the end. Just learned: right after its own stage. Forgetting: best earlier "
+    "less last. Means over tasks, Sentiment140 by its balanced rows; of perplexity geometric ones."
 )
 MARKS = {
-    "†": f"† at least {100 * CONSTANT:g} % of the answers are one class.",
+    "†": f"† of a run, at least {100 * CONSTANT:g} % of the answers are one class.",
     "‡": "‡ to two decimals the accuracy of one constant answer.",
 }
 
@@ -121,17 +119,21 @@ def _published(rows, table, place):
     share = paper.MAJORITY.get(task, math.inf)
     for label, cell in by_method(rows):
         if values := paper.PUBLISHED[table].get((cell.method.iloc[0], cell["rank"].iloc[0])):
-            constant = min(abs(values[place] - c) for c in (share, 1 - share)) <= CLOSE
+            # published scores have two decimals
+            constant = min(abs(values[place] - c) for c in (share, 1 - share)) <= 0.005
             line[label] = number(values[place]) + ("‡" if constant else "")
     n = paper.EVAL_ROWS[task] if task else paper.SETTINGS[table]["text_tokens"]
     majority = number(share) if task else ""
     return [{"": PUBLISHED, "n": f"{n:,}", "Majority": majority, **line}] if line else []
 
 
-def mean(values):
-    """`0.70`, or `0.70 ± 0.02` (sample standard deviation) of several values; – of none."""
+def mean(values, middle=None):
+    """`0.70`, or `0.70 ± 0.02` (sample standard deviation) of several values; – of none.
+
+    middle: another mean than the arithmetic one.
+    """
     spread = f" ± {number(values.std())}" if len(values) > 1 else ""
-    return number(values.mean()) + spread if len(values) else "–"
+    return number(values.mean() if middle is None else middle) + spread if len(values) else "–"
 
 
 def number(value):
@@ -147,6 +149,7 @@ def summary(frame, table):
     for label, _ in by_method(rows):
         mine = done[done.label == label]
         lines[label] = {name: mean(mine[column]) for name, column in MEASURES.items()}
+        lines[label][RATIO] = mean(mine.ratio, math.exp(mine.nats.mean()))
     if len(done):
         share = runs.majority(rows[rows.run == done.run.iloc[0]])
         lines["Majority class"] = dict.fromkeys(("ACC", "Just learned"), number(share))

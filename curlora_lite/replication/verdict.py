@@ -1,5 +1,6 @@
 """What `make reproduce` says at its end: one table that fits a terminal, and three sentences."""
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -36,8 +37,8 @@ def show(frame):
     for label, row in cells.fillna("").iterrows():
         shown.add_row(label, *(text.split(" ±")[0] for text in row))
     console.print(shown)
-    first = finished[finished.table == names[0]].groupby("label")
-    for said in sentences(first[["acc", "forgetting", "ratio"]].mean()):
+    first = finished[finished.table == names[0]].groupby("label").mean(numeric_only=True)
+    for said in sentences(first.assign(ratio=np.exp(first.nats))):
         console.print(said)
 
 

@@ -558,11 +558,12 @@ of_replication(
     ("sizes of the other table", "paper.TRAIN_ROWS[spec.table] | paper", 'paper.TRAIN_ROWS["table1"] | paper'),
     ("the interval of another share", "metrics.wilson_interval(0.7, fewest)", "metrics.wilson_interval(0.5, fewest)"),
     ("all runs counted as finished", 'c[c.status == "finished"].run.nunique()', "c.run.nunique()"),
+    ("an arithmetic mean of growth", "mean(mine.ratio, math.exp(mine.nats.mean()))", "mean(mine.ratio)"),
     ("fewer seeds of a method not said", " or len(set(finished.values())) > 1:", ":"),
 )
 of_replication(
     "verdict",
-    ("columns exchanged", '[["acc", "forgetting", "ratio"]]', '[["acc", "ratio", "forgetting"]]'),
+    ("an arithmetic mean", "ratio=np.exp(first.nats)", "ratio=first.ratio"),
     ("a sentence that is never contradicted", '("" if holds(**found) else', '("" if True else'),
     ("LoRA for CURLoRA", '"curlora": f"CURLoRA-{rank}", "lora": f"LoRA-{rank}"', '"curlora": f"LoRA-{rank}", "lora": f"CURLoRA-{rank}"'),
 )
