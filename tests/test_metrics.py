@@ -78,7 +78,6 @@ def test_holm_by_hand():
         ([(-0.019, 0.019), (-0.01, 0.019)], 0.9, "no difference"),
         ([(-0.019, 0.02)], 0.9, "not shown"),  # as far as the margin
         ([(-0.019, 0.019), (-0.02, 0.01)], 0.9, "not shown"),
-        ([(math.nan, math.nan)], math.nan, "not shown"),
     ],
 )
 def test_verdict_of_a_difference(intervals, p, said):

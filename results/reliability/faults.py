@@ -551,7 +551,7 @@ of_replication(
     ("the sum of seconds", 'groupby("label").seconds.mean()', 'groupby("label").seconds.sum()'),
     ("a mark without its line", "if mark in cells)", "if mark not in cells)"),
     ("LoRA after CURLoRA", "rows.method.map([*METHODS, *BASELINES].index)", "rows.method.map([*METHODS[::-1], *BASELINES].index)"),
-    ("the median", "return number(values.mean()) + spread", "return number(values.median()) + spread"),
+    ("the median", "number(values.mean() if middle", "number(values.median() if middle"),
     ("after the wrong task", "after = tuple(TASKS)[stage - 1]", "after = tuple(TASKS)[::-1][stage - 1]"),
     ("runs of two protocols side by side", 'SHARED = ("profile", "model", "protocol", ', 'SHARED = ("profile", "model", '),
     ("other counts", "config(rank=rank, target_modules=targets)", "config(rank=rank, target_modules=targets[:1])"),
