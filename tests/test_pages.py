@@ -94,7 +94,7 @@ FACTS = {
         "grows ×{:.2f} with CURLoRA, ×{:.2f} with LoRA": lambda f: f.papers.ratio[[OURS, LORA]],
         "usually initialised it grows ×{:.2f}": lambda f: [f.papers.ratio[USUAL]],
         "the paper's ×{:,.0f}, on": lambda f: [round(broken("table1")[1], -3)],
-        "CURLoRA ends {:.3f} above a head": lambda f: [f.papers.gain[OURS]],
+        "It ends {:.3f} above a head": lambda f: [f.papers.gain[OURS]],
         "LoRA ends {:.2f} above it": lambda f: [f.papers.gain[LORA]],
         "It forgets {:.2f} and {:.2f} in two": lambda f: forgotten(f, 0, 1),
         "trains {:.0f} times as many": larger,

@@ -631,7 +631,6 @@ of(
     ("ten times the margin", "MARGIN = 0.02", "MARGIN = 0.2"),
     ("rows forgotten since their own stage", "max(seen, key=np.mean) - last", "seen[0] - last"),
     ("no seed left out", ".drop(index=without or [])", ""),
-    ("seeds alone decide", "metrics.verdict(margin, p, over, *rows)", "metrics.verdict(margin, p, over)"),
 )
 of(
     "curlora_lite/attached.py",
