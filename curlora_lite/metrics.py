@@ -108,15 +108,16 @@ def holm(p_values):
     return adjusted
 
 
-def verdict(margin, p, *intervals):
+def verdict(margin, p, first, *more):
     """What Intervals of one difference, over seeds and perhaps over rows too, say of it together.
 
     `differs`: all leave zero out, and p, adjusted where there are several comparisons, is below
     0.05; `differs little` if all of them also lie within the margin, -margin to margin. `no
-    difference`: all lie within it. `not shown`: neither, and where there is no interval.
+    difference`: all lie within it. `not shown`: neither, and where a bound is NaN.
     """
-    within = all(-margin < low and high < margin for _, low, high, *_ in intervals)
-    if p < 0.05 and all(low > 0 or high < 0 for _, low, high, *_ in intervals):
+    bounds = [(low, high) for _, low, high, *_ in (first, *more)]
+    within = all(-margin < low and high < margin for low, high in bounds)
+    if p < 0.05 and all(low > 0 or high < 0 for low, high in bounds):
         return "differs little" if within else "differs"
     return "no difference" if within else "not shown"
 

@@ -94,7 +94,7 @@ def test_execution_is_repeated_where_anything_shown_has_changed(tmp_path, monkey
     figure, target = tmp_path / "figures" / "a.png", tmp_path / "notebooks" / "out.ipynb"
     fetch.write(other := figure.with_name("of another.png"), "")
     writes = f"import pathlib; pathlib.Path({str(figure)!r}).touch()\nprint(x + 1)"
-    source = one_cell_book(tmp_path / "in.ipynb", writes)
+    source = one_cell_book(tmp_path / "audit.ipynb", writes)  # shows the paper's data too
 
     def executed(x, **how):
         given = {"x": x, "ranks": [8], "profile": "embedded"}
@@ -106,7 +106,7 @@ def test_execution_is_repeated_where_anything_shown_has_changed(tmp_path, monkey
     other.unlink()
     assert executed(41) == "there was no figures/a.png" and figure.exists()
     assert not executed(41) and executed(41, anew=True)
-    for profile, due in (("embedded", True), ("smollm2", False)):
+    for profile, due in (("embedded", True), ("smollm2", True), ("mistral-7b", False)):
         (tmp_path / profile).mkdir()
         (tmp_path / profile / "run.json").write_text("{}")
         assert bool(executed(41)) == due and not executed(41)

@@ -183,7 +183,7 @@ def test_no_number_in_a_sentence_is_without_a_fact(frames, page):
 
 def test_what_the_audits_page_says_beyond_what_its_notebook_asserts(frames):
     assert {round(times, 1) for times in broken("table2")} <= {1.5, 1.6}  # by half
-    for task in ("sentiment140", EVEN):  # within two answers in a hundred
+    for task in ("sentiment140", EVEN):  # within three answers in a hundred
         ours, head = at_the_end(frames, task, OURS), at_the_end(frames, task, HEAD)
         assert np.abs(ours.values - head.values).max() < 0.03
     rows = frames.rows["audit"].query("measure == 'accuracy' and task == 'mrpc' and stage == 3")

@@ -124,7 +124,7 @@ def test_notes_say_where_the_numbers_come_from(frame):
     what, where = tables.notes(frame, "table1", "make again")
     assert what == (
         "SmolLM2-135M-Instruct in place of Mistral-7B-v0.3, on the paper's data; fp32, protocol "
-        "published; mean ± sample standard deviation over seeds 0, 1."
+        "published; mean ± sample standard deviation over runs of seeds 0, 1."
     )
     assert where == "Computed on a machine at commit 0123456789. Again: `make again`"
     _, where = tables.notes(frame.assign(commit="release 0.2.0, code 5"), "table1", "x")

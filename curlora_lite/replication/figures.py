@@ -4,7 +4,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
@@ -65,14 +64,13 @@ def course(frame, table):
         counted = runs.BALANCED if even else task
         for shift, (style, cell) in zip(np.linspace(-0.1, 0.1, len(cells)), cells, strict=True):
             scored = cell[(cell.measure == "accuracy") & (cell.task == counted)]
-            _draw(ax, scored, style, shift, wilson=True)
+            _draw(ax, scored, style, shift)
         first = scored.iloc[0]
         ax.axhline(first.majority, **DOTTED)
         said = f"{task_label(task, first.source)}\n{first.n:,} rows{', half positive' * even}"
         ax.set_title(said, fontsize=9)
         _stages(ax, j, first.source)
-    limits = [ax.get_ylim() for ax in axes]
-    plt.setp(axes, ylim=(np.min(limits), np.max(limits)))
+    plt.setp(axes, ylim=np.sort([ax.get_ylim() for ax in axes], axis=None)[[0, -1]])
     axes[0].set_ylabel("accuracy")
     _names(axes[1])
     _ratios(last, cells)
@@ -80,7 +78,10 @@ def course(frame, table):
 
 
 def perplexity(frame, table):
-    """Perplexity after the three tasks over perplexity before, a point a method and rank."""
+    """Perplexity after the three tasks over perplexity before, a point a method and rank.
+
+    Geometric means; bars: one standard deviation of the logarithm over seeds.
+    """
     rows, cells = _finished(frame, table)
     figure, (ax,) = new(width=4.6)
     _ratios(ax, cells)
@@ -99,18 +100,20 @@ def _finished(frame, table):
 
 def _ratios(ax, cells):
     for k, (style, cell) in enumerate(cells):
-        found = runs.summary(cell).ratio
-        _draw(ax, pd.DataFrame({"stage": k, "value": found, "n": 0}), style)
-        ax.annotate(f"×{number(np.exp(np.log(found).mean()))}", (k, found.max()), (0, 6),
-                    ha="center", textcoords="offset points", fontsize=7)  # fmt: skip
+        nats = runs.summary(cell).nats
+        middle, spread = np.exp(nats.mean()), np.exp(np.nan_to_num(nats.std()))
+        bars = [[middle - middle / spread], [middle * spread - middle]]
+        ax.errorbar(k, middle, bars, markersize=5, capsize=2, elinewidth=0.7, **style)
+        ax.annotate(f"×{number(middle)}", (k, middle * spread), (0, 6), ha="center",
+                    textcoords="offset points", fontsize=7)  # fmt: skip
     ax.axhline(1, **DOTTED)
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     ax.set_ylim(min(0.8, low), max(2.0, 1.4 * high))
     plain(ax.yaxis, (1, 1.5, 2, 3, 5))
-    labels = [style["label"] for style, _ in cells]
-    ax.set_xticks(range(len(labels)), labels, rotation=40, ha="right", fontsize=8)
-    ax.set_xlim(-0.5, len(labels) - 0.5)
+    names = [style["label"] for style, _ in cells]
+    ax.set_xticks(range(len(cells)), names, rotation=40, ha="right", fontsize=8)
+    ax.set_xlim(-0.5, len(cells) - 0.5)
     ax.set_title("perplexity\nafter / before", fontsize=9)
 
 
@@ -125,16 +128,16 @@ def _names(ax):
         ax.text(ax.get_xlim()[1], place, name, color=colour, fontsize=8, va="center")
 
 
-def _draw(ax, rows, style, shift=0.0, wilson=False):
+def _draw(ax, rows, style, shift):
     """A line of means over seeds by stage, with bars of one standard deviation where several.
 
-    shift: moves the line sideways, so that equal values do not hide each other. wilson: a single
-    run has the bars of an accuracy.
+    shift: moves the line sideways, so that equal values do not hide each other. A single run has
+    Wilson's interval.
     """
     stages = rows.groupby("stage")
     middle, sd = stages.value.mean(), stages.value.std()
     spread = [sd.fillna(0)] * 2
-    if wilson and sd.isna().all():
+    if sd.isna().all():
         found = [metrics.wilson_interval(*p) for p in zip(middle, stages.n.first(), strict=True)]
         spread = [[i.mean - i.low for i in found], [i.high - i.mean for i in found]]
     bars = {"yerr": spread, "capsize": 2, "elinewidth": 0.7} if np.any(spread) else {}

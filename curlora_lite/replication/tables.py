@@ -29,7 +29,7 @@ RATIO = "Perplexity after/before"
 MEASURES = {"ACC": "acc", "Just learned": "just_learned", "Forgetting": "forgetting"}
 SUMMARY_NOTE = (
     "ACC: accuracy at the end. Just learned: right after its own stage. Forgetting: best earlier "
-    "less last. Means over tasks, Sentiment140 by its balanced rows; of perplexity geometric ones."
+    "less last. Means over tasks, Sentiment140 by balanced rows if scored; perplexity's geometric."
 )
 MARKS = {
     "†": f"† of a run, at least {100 * CONSTANT:g} % of the answers are one class.",
@@ -71,8 +71,8 @@ def results(frame, table):
 
     Columns: the number of rows or tokens, the majority class, head only, then LoRA and CURLoRA by
     rank. Means over seeds, ± the sample standard deviation where there are several; runs that did
-    not finish are left out. They are counted in a last row, as are methods with fewer seeds.
-    Seconds are means. ValueError: see `one_grid`.
+    not finish are left out. A last row counts runs, where some did not or methods have different
+    numbers of them. Seconds are means. ValueError: see `one_grid`.
     """
     rows = one_grid(frame, table)
     source, done, lines = rows.source.iloc[0], rows[rows.status == "finished"], []
@@ -88,8 +88,8 @@ def results(frame, table):
             lines += [_line(BESIDE[beside], rows, done, beside, stage) for beside in there]
     took = done.drop_duplicates("run").groupby("label").seconds.mean()
     lines.append({"": "Seconds of a run", **took.map("{:,.0f}".format)})
-    counts = ((name, c[c.status == "finished"].run.nunique(), c) for name, c in by_method(rows))
-    finished = {name: f"{n} of {c.run.nunique()}" for name, n, c in counts}
+    each = ((name, cell.drop_duplicates("run").status) for name, cell in by_method(rows))
+    finished = {name: f"{(status == 'finished').sum()} of {len(status)}" for name, status in each}
     if len(done) < len(rows) or len(set(finished.values())) > 1:
         lines.append({"": "Runs finished", **finished})
     return pd.DataFrame(lines).set_index("").rename_axis(None).fillna("")
@@ -195,7 +195,7 @@ def notes(frame, table, again):
     what += "" if what == theirs else f" in place of {theirs}"
     data = "the paper's data" if first.source == "paper" else "other data (names with *)"
     seeds = rows.seed.sort_values().astype(str).unique()
-    many = "mean ± sample standard deviation over seeds" if len(seeds) > 1 else "seed"
+    many = "mean ± sample standard deviation over runs of seeds" if len(seeds) > 1 else "seed"
     how = f"{first.precision}, protocol {first.protocol}; {many} {', '.join(seeds)}"
     devices, commits = rows.device.astype(str).unique(), rows.commit.map(records.short).unique()
     where = f"{', '.join(devices)} at commit {', '.join(commits)}"
