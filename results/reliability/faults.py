@@ -594,7 +594,7 @@ of(
     ("another stage's accuracy", 'sst2 = scores.loc[(3, "sst2")]', 'sst2 = scores.loc[(2, "sst2")]'),
     ("a norm of the other method", "share = norm[curlora] / norm[lora]", "share = norm[lora] / norm[curlora]"),
     ("a head of another name", "gain = means.acc - means.acc[head]", "gain = means.acc - means.acc[lora]"),
-    ("perplexity of the summary's other column", 'groupby("label").ratio.mean()', 'groupby("label").before.mean()'),
+    ("perplexity of the summary's other column", 'groupby("label").nats.mean()', 'groupby("label").norm.mean()'),
     ("a table under another's name", 'folder / "tables" / "table1"', 'folder / "tables" / "table2"'),
     ("a bound of the other end", "interval.low < majority", "interval.high < majority"),
     ("the summary of nothing", 'tables.summary(frame, "table1")', 'tables.results(frame, "table1")'),
@@ -629,8 +629,8 @@ of(
         "adjusted = [over[0].p for over in found]",
     ),
     ("a family without those to come", " + [1.0] * further", ""),
-    ("ten times the margin", "MARGIN = 0.02", "MARGIN = 0.2"),
-    ("rows forgotten since their own stage", "max(seen, key=np.mean) - last", "seen[0] - last"),
+    ("ten times the margin", "MARGIN, FEWEST = 0.02,", "MARGIN, FEWEST = 0.2,"),
+    ("rows forgotten since their own stage", "max(s, key=np.mean) - run", "s[0] - run"),
     ("no seed left out", ".drop(index=without or [])", ""),
 )
 of(
