@@ -196,9 +196,8 @@ def test_what_the_page_on_the_papers_data_says_without_numbers(frames):
     ends, theirs = every.acc[OURS].values, every.acc[LORA].values
     assert list(every.seed[OURS]) == list(every.seed[LORA]) == list(range(5))
     assert (theirs > ends).all()  # more accurate in each seed
-    assert every.gain[OURS].min() > 0  # above head only in each seed
-    assert every.ratio[OURS].max() < 1.02 and every.forgetting[OURS].max() < 0.02
-    assert forgotten(frames, 2)[0] < 0.02  # in three seeds next to nothing
+    assert every.ratio[OURS].max() < 1.02 and every.gain[OURS].min() > 0  # in each seed
+    assert max(every.forgetting[OURS].max(), *forgotten(frames, 2)) < 0.02  # next to nothing
     assert abs(frames.papers.acc[USUAL] - frames.papers.acc[LORA]) < 0.005  # whichever
     mrpc = at_the_end(frames, "mrpc")
     assert mrpc.max() < majority(frames, "smollm2", "mrpc") + 0.03

