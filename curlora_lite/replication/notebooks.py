@@ -129,8 +129,8 @@ def _inputs(source, parameters, profile):
 
     The audit shows those on the paper's data beside its own.
     """
-    shown = [profile, *["smollm2"] * (source.stem == "audit")]
-    found = [path for name in shown for path in sorted(records.runs_folder(name).glob("*.json"))]
+    names = [profile, *["smollm2"] * (source.stem == "audit")]
+    found = [path for name in names for path in sorted(records.runs_folder(name).glob("*.json"))]
     shown = [parameters, records.workspace(), records.code_sha256()]
     digest = hashlib.sha256(json.dumps(shown).encode())
     for path in [source, *found]:

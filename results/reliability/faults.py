@@ -629,7 +629,7 @@ of(
         "adjusted = [over[0].p for over in found]",
     ),
     ("a family without those to come", " + [1.0] * further", ""),
-    ("ten times the margin", "MARGIN, FEWEST = 0.02,", "MARGIN, FEWEST = 0.2,"),
+    ("ten times the margin", "MARGIN = 0.02", "MARGIN = 0.2"),
     ("rows forgotten since their own stage", "max(s, key=np.mean) - run", "s[0] - run"),
     ("no seed left out", ".drop(index=without or [])", ""),
 )
