@@ -56,13 +56,13 @@ def test_every_run_is_asked_for_once_and_seed_0_of_all_comes_first(tuned):
 
 def test_the_committed_runs_are_those_of_the_cells(committed):
     """Of Table 1 all and no other; the profile's own grid has those as published."""
-    there = {path.stem for path in (committed / "audit" / "runs").glob("table1*.json")}
-    asked = grid(None, profile="audit", fast="bf16")
-    assert {spec.key for spec in asked if spec.table == "table1"} == there
+    there = {path.stem for path in (committed / "audit" / "runs").glob("*.json")}
+    assert {spec.key for spec in grid(None, profile="audit", fast="bf16")} == there
     asked, runs = grid(None, "table1"), (committed / "smollm2" / "runs").glob("*.json")
     assert {spec.key for spec in asked} == {path.stem for path in runs}
     published = {spec for spec in asked if spec.protocol.lora_init == "authors"}
     assert published == set(profiles.grid("smollm2", "table1", fast="bf16"))
+    assert {s.protocol.perplexity for s in grid(None, profile="audit-quick")} == {"first-tokens"}
 
 
 def test_rates_stand_around_the_best_on_the_rows_for_tuning(tuned):

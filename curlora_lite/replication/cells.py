@@ -42,7 +42,9 @@ def grid(profile, cells, *, seeds=None, fast="fp32", results=None):
     seeds = profiles.listed("seeds", seeds, ())
     precision = "bf16" if whole.source == "paper" else fast
     for cell in cells:
-        table, protocol = f"table{cell['table']}", Protocol.parse(cell["protocol"])
+        # the whole text would take quick runs as long as all the rest
+        typed = cell["protocol"] + ",perplexity=first-tokens" * (profile == "audit-quick")
+        table, protocol = f"table{cell['table']}", Protocol.parse(typed)
         how = {"precision": precision, **(HALVES if protocol.perplexity == "halves" else {})}
         if cell["part"] == "tune":
             how |= {"tune": True, "profile": f"{profile}-tune"}
@@ -72,8 +74,7 @@ def best_rate(profile, method, results=None):
     """
     (cell,) = chosen(profile, [f"tune/{method}"])
     rates = sorted(map(float, cell["rates"].split(",")))
-    found = runs.frame(f"{profile}-tune", results)
-    found = found[found.method == method]
+    found = runs.frame(f"{profile}-tune", results).query("method == @method")
     if absent := set(rates) - set(found.learning_rate):
         raise ValueError(f"rates: no run of tune/{method} at {sorted(absent)}; CELLS=tune first")
     best = runs.summary(found).set_index("learning_rate").acc.reindex(rates).idxmax()
