@@ -4,6 +4,7 @@ R[i][j] is the accuracy on task j after training stage i; both count from 0 here
 the tasks up to i. Pure functions.
 """
 
+import itertools
 import math
 import statistics
 from typing import NamedTuple
@@ -120,6 +121,19 @@ def verdict(margin, p, first, *more):
     if p < 0.05 and all(low > 0 or high < 0 for low, high in bounds):
         return "differs little" if within else "differs"
     return "no difference" if within else "not shown"
+
+
+def cost_at(gain, gains, costs):
+    """The least cost at which a gain is reached on straight lines from point to point.
+
+    gains, costs: of the points, in the order in which they are joined. NaN for a gain that no line
+    reaches: nothing is extrapolated.
+    """
+    found = []
+    for (g, c), (h, d) in itertools.pairwise(zip(gains, costs, strict=True)):
+        if min(g, h) <= gain <= max(g, h):
+            found.append(min(c, d) if g == h else c + (gain - g) / (h - g) * (d - c))
+    return min(found, default=math.nan)
 
 
 def two_level_interval(differences, draws=10_000, seed=0, level=0.95):
