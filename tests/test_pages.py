@@ -11,7 +11,7 @@ from curlora_lite.replication import paper, profiles, records, runs
 
 USUAL, STEPS = "LoRA-16, lora_init=usual", "LoRA-16, schedule=steps"
 OURS, LORA, WIDE, HEAD = "CURLoRA-16", "LoRA-16", "CURLoRA-24", "Head only"
-EVEN, PRICE = runs.BALANCED, ["gain", "percent"]
+EVEN, PRICE, MOVED = runs.BALANCED, ["gain", "percent"], ["moved", "percent"]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def frames(committed):
     every[["gain", "learned"]] = every[[*head]] - head.loc[every.seed].values
     papers = every.groupby(level=0).mean(numeric_only=True)
     papers["ratio"] = np.exp(papers.nats)
-    papers["percent"] = 100 * (papers.ratio - 1)
+    papers["percent"], papers["moved"] = 100 * (papers.ratio - 1), 100 * papers.norm
     return SimpleNamespace(audit=made["audit"], papers=papers, every=every, rows=rows)
 
 
@@ -44,9 +44,9 @@ def forgotten(frames, *most):
     return [found[place] for place in most]
 
 
-def at_the_end(frames, task, *labels):
-    """Accuracies on the paper's data after the last stage, in the order of seeds."""
-    rows = frames.rows["smollm2"].query("measure == 'accuracy' and stage == 3")
+def at_the_end(frames, task, *labels, stage=3):
+    """Accuracies on the paper's data after the last stage, or another, in the order of seeds."""
+    rows = frames.rows["smollm2"].query(f"measure == 'accuracy' and stage == {stage}")
     rows = rows[(rows.task == task) & (rows.protocol == "published")].sort_values("seed")
     return rows.value[rows.label.isin(labels or rows.label)]
 
@@ -73,8 +73,15 @@ def smaller(frames):
     return [100 * (1 - norm["CURLoRA-16, weighting=inverted"] / norm[OURS])]
 
 
-def over_head(frames):
-    return metrics.t_interval(frames.every.gain[OURS])
+def even(frames):
+    """At the end, on balanced rows: means of CURLoRA-16 and head only, LoRA-16's interval."""
+    ours, head, lora = (at_the_end(frames, EVEN, label) for label in (OURS, HEAD, LORA))
+    return ours.mean(), head.mean(), *metrics.t_interval(lora)[:3]
+
+
+def less(frames, name, *measures):
+    """A condition's measures less CURLoRA-16's, on the paper's data."""
+    return frames.papers.loc[name, [*measures]] - frames.papers.loc[OURS, [*measures]]
 
 
 def larger(frames):
@@ -102,17 +109,18 @@ FACTS = {
         "initialised LoRA {:.2f} for {:.0f} %": lambda f: f.papers.loc[USUAL, PRICE],
     },
     "results/audit/README.md": {
-        "but by {:.3f} ({:.3f} to {:.3f}), less": lambda f: over_head(f)[:3],
+        "but by {:.3f} ({:.3f} to {:.3f}), less": lambda f: metrics.t_interval(f.every.gain[OURS])[
+            :3
+        ],
         "at rank 24 by {:.2f}": lambda f: [f.papers.gain[WIDE]],
         "LoRA ends {:.2f} above the head": lambda f: [f.papers.gain[LORA]],
         "trains {:.0f} times as many": larger,
         "grows ×{:.2f} instead of ×{:.2f} (geo": lambda f: f.papers.ratio[[USUAL, LORA]],
         "CURLoRA's perplexity grows ×{:.2f}": lambda f: [f.papers.ratio[OURS]],
         "grows ×{:,.0f} to ×{:,.0f}; ": lambda f: np.round(span(broken("table1")), -3),
-        "learns {:.2f} more than CURLoRA and loses {:.2f} nats more": lambda f: (
-            f.papers.loc[LORA, ["learned", "nats"]] - f.papers.loc[OURS, ["learned", "nats"]]
-        ),
+        "{:.2f} more than CURLoRA and loses {:.2f}": lambda f: less(f, LORA, "learned", "nats"),
         "not shown: {:.2f} and {:.2f} in two": lambda f: forgotten(f, 0, 1),
+        "it forgets {:.2f} more than CURLoRA": lambda f: less(f, USUAL, "forgetting"),
         "the update {:.0f} % smaller": smaller,
         "bare head scores {:.2f} to {:.2f} on": lambda f: span(at_the_end(f, "sentiment140", HEAD)),
         "and {:.2f} where half": lambda f: [at_the_end(f, EVEN, HEAD).mean()],
@@ -134,16 +142,16 @@ FACTS = {
         "rank 24 it ends {:.2f} above": lambda f: [f.papers.gain[WIDE]],
         "head only has {:.2f} to {:.2f} on": lambda f: span(at_the_end(f, "sentiment140", HEAD)),
         "a constant answer has {:.2f}": lambda f: [majority(f, "smollm2", EVEN)],
-        "There CURLoRA has {:.2f}, head only {:.2f}, and LoRA {:.2f}": lambda f: [
-            at_the_end(f, EVEN, label).mean() for label in (OURS, HEAD, LORA)
-        ],
+        "There CURLoRA has {:.2f}, head only {:.2f}, and LoRA {:.2f} ({:.2f} to {:.2f})": even,
         "LoRA forgets {:.2f} and {:.2f} in two": lambda f: forgotten(f, 0, 1),
-        "LoRA ends {:.2f} above it, whichever": lambda f: (
-            [f.papers.acc[LORA] - f.papers.acc[OURS]]
-        ),
-        "the weights by {:.1f} % and {:.1f} % of": lambda f: 100 * f.papers.norm[[LORA, OURS]],
+        "LoRA ends {:.2f} above it, whichever": lambda f: less(f, LORA, "acc"),
+        "{:.1f} % of their norm and perplexity by {:.0f} %": lambda f: f.papers.loc[USUAL, MOVED],
+        "CURLoRA-24 by {:.1f} % and {:.0f} %": lambda f: f.papers.loc[WIDE, MOVED],
         "LoRA's from ×3.06 to ×{:.2f}": lambda f: [f.every.ratio[LORA].iloc[0]],
-        "majority class, {:.2f}": lambda f: [majority(f, "smollm2", "mrpc")],
+        "from {:.2f} to {:.2f}, where the majority class has {:.2f}": lambda f: (
+            *(at_the_end(f, "mrpc", LORA, stage=i).mean() for i in (1, 3)),
+            majority(f, "smollm2", "mrpc"),
+        ),
     },
 }
 # Pages of which every number in a sentence is a fact, or one of these: names, settings, bounds
@@ -153,7 +161,7 @@ NAMES = [
     r"SmolLM2-135M(-Instruct)?|Mistral-7B(-v0\.3)?|\b7B model|(CUR)?LoRA-\d+|SST-2|GPT-2",
     r"Sentiment140|WikiText-2|Table \d|Eq\. \d|[Qq]uestion \d|\*\*\d\. |95 %|[Ss]eed 0|sha256",
     r"[Rr]anks \d+ and \d+|[Rr]ank \d+|576 columns|Mistral's 4,096|first 512 positive|version \d",
-    r"more than 0\.0[13] above|than 0\.02 of an|to 0\.9: does|2\.5e-4 on the paper's, 3e-3",
+    r"more than 0\.01 above|than 0\.02 of an|to 0\.9: does|2\.5e-4 on the paper's, 3e-3",
 ]
 
 
@@ -199,7 +207,5 @@ def test_what_the_page_on_the_papers_data_says_without_numbers(frames):
     assert every.ratio[OURS].max() < 1.02 and every.gain[OURS].min() > 0  # in each seed
     assert max(every.forgetting[OURS].max(), *forgotten(frames, 2)) < 0.02  # next to nothing
     assert abs(frames.papers.acc[USUAL] - frames.papers.acc[LORA]) < 0.005  # whichever
-    mrpc = at_the_end(frames, "mrpc")
-    assert mrpc.max() < majority(frames, "smollm2", "mrpc") + 0.03
     published = {cell: np.mean(row[4:7]) for cell, row in paper.PUBLISHED["table1"].items()}
     assert all(published["curlora", r] - published["lora", r] > 0.2 for r in paper.RANKS)
