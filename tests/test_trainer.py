@@ -75,9 +75,9 @@ def test_the_lines_of_use_in_the_readme_run(tmp_path, monkeypatch):
     tiny("LlamaForSequenceClassification").save_pretrained("base")
     values = {"rows": [{"input_ids": row, "labels": row[0] % 2} for row in IDS], "name": "base"}
     exec(block, values)
-    folded, again = values["model"].eval(), values["again"].eval()
-    base = type(folded).from_pretrained("base").eval()
+    trained, again = values["model"].eval(), values["again"].eval()
+    base = type(trained).from_pretrained("base").eval()
     served = peft.AutoPeftModelForSequenceClassification.from_pretrained("task-1-lora").eval()
-    for other in (folded, served):
+    for other in (trained, served):
         off = (logits(other) - logits(again)).norm()
         assert off < 1e-3 * (logits(again) - logits(base)).norm()
