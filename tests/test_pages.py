@@ -195,15 +195,14 @@ def test_what_the_audits_page_says_beyond_what_its_notebook_asserts(frames):
         ours, head = at_the_end(frames, task, OURS), at_the_end(frames, task, HEAD)
         assert np.abs(ours.values - head.values).max() < 0.03
     rows = frames.rows["audit"].query("measure == 'accuracy' and task == 'mrpc' and stage == 3")
-    means = rows.groupby(["label", "protocol"]).value.mean()
-    assert means.max() - rows.majority.iloc[0] < 0.01  # on the stand-in of MRPC
+    # on the stand-in of MRPC
+    assert rows.groupby(["label", "protocol"]).value.mean().max() < rows.majority.iloc[0] + 0.01
 
 
 def test_what_the_page_on_the_papers_data_says_without_numbers(frames):
     every = frames.every
-    ends, theirs = every.acc[OURS].values, every.acc[LORA].values
     assert list(every.seed[OURS]) == list(every.seed[LORA]) == list(range(5))
-    assert (theirs > ends).all()  # more accurate in each seed
+    assert (every.acc[LORA].values > every.acc[OURS].values).all()  # more accurate in each seed
     assert every.ratio[OURS].max() < 1.02 and every.gain[OURS].min() > 0  # in each seed
     assert max(every.forgetting[OURS].max(), *forgotten(frames, 2)) < 0.02  # next to nothing
     assert abs(frames.papers.acc[USUAL] - frames.papers.acc[LORA]) < 0.005  # whichever
