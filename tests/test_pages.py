@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 
 from curlora_lite import metrics
-from curlora_lite.replication import paper, profiles, records, runs
+from curlora_lite.replication import paper, records, runs
 
 USUAL, STEPS = "LoRA-16, lora_init=usual", "LoRA-16, schedule=steps"
 OURS, LORA, WIDE, HEAD = "CURLoRA-16", "LoRA-16", "CURLoRA-24", "Head only"
-EVEN, PRICE, MOVED = runs.BALANCED, ["gain", "percent"], ["moved", "percent"]
+EVEN, MOVED = runs.BALANCED, ["moved", "percent"]
 
 
 @pytest.fixture(scope="module")
 def frames(committed):
     """`audit`: of stand-in data, a row a run, by condition; every, papers: of the paper's data, and
-    means over seeds; gain, learned: over head only of the same seed. rows: the tidy frames.
+    means over seeds; gain, learned: over head only of the same seed. rows: the tidy frames. tuned:
+    by label and learning rate; gain: over the best head.
     """
     rows = {name: runs.frame(name, committed) for name in ("audit", "smollm2")}
     rows["audit"] = rows["audit"][rows["audit"].table == "table1"]
@@ -31,7 +32,10 @@ def frames(committed):
     papers = every.groupby(level=0).mean(numeric_only=True)
     papers["ratio"] = np.exp(papers.nats)
     papers["percent"], papers["moved"] = 100 * (papers.ratio - 1), 100 * papers.norm
-    return SimpleNamespace(audit=made["audit"], papers=papers, every=every, rows=rows)
+    tuned = runs.summary(runs.frame("smollm2-tune", committed))
+    tuned = tuned.set_index(["label", "learning_rate"]).sort_index()
+    tuned["gain"] = tuned.just_learned - tuned.just_learned[HEAD, tuned.acc[HEAD].idxmax()]
+    return SimpleNamespace(audit=made["audit"], papers=papers, every=every, rows=rows, tuned=tuned)
 
 
 def span(values):
@@ -56,27 +60,28 @@ def majority(frames, profile, task):
     return rows[(rows.measure == "accuracy") & (rows.task == task)].majority.iloc[0]
 
 
-def sizes(frames):
-    tasks = profiles.profile_named("audit").tables["table1"].tasks
-    rows = frames.rows["audit"]
-    scored = rows[rows.measure == "accuracy"].groupby("task").n.first()
-    return (*(task.train_rows for task in tasks), *(scored[task.name] for task in tasks))
-
-
 def broken(table):
     """How many times perplexity grows with LoRA of each rank, as published."""
     return [row[-1] / row[0] for (m, _), row in paper.PUBLISHED[table].items() if m == "lora"]
-
-
-def smaller(frames):
-    norm = frames.audit.norm.groupby(level=0).mean()
-    return [100 * (1 - norm["CURLoRA-16, weighting=inverted"] / norm[OURS])]
 
 
 def even(frames):
     """At the end, on balanced rows: means of CURLoRA-16 and head only, LoRA-16's interval."""
     ours, head, lora = (at_the_end(frames, EVEN, label) for label in (OURS, HEAD, LORA))
     return ours.mean(), head.mean(), *metrics.t_interval(lora)[:3]
+
+
+def equal(frames):
+    """The gain that CURLoRA and LoRA both reach at some rate, and how perplexity grows there."""
+    lines = [frames.tuned.loc[label] for label in (OURS, LORA)]
+    gain = min(line.gain.max() for line in lines)
+    return gain, *(np.exp(metrics.cost_at(gain, line.gain, line.nats)) for line in lines)
+
+
+def best_head(frames):
+    """Its rate in thousandths, and how far it ends above the published rate's."""
+    acc = frames.tuned.acc[HEAD]
+    return 1000 * acc.idxmax(), acc.max() - acc[2.5e-4]
 
 
 def less(frames, name, *measures):
@@ -86,13 +91,6 @@ def less(frames, name, *measures):
 
 def larger(frames):
     return [frames.papers.parameters[LORA] / frames.papers.parameters[OURS]]
-
-
-def beside(frames):
-    """ACC of head only and of the majority class, on the paper's data and on stand-in data."""
-    tasks, alone = ("mrpc", "sst2", EVEN), (frames.papers.acc[HEAD], frames.audit.acc[HEAD].mean())
-    most = (np.mean([majority(frames, p, task) for task in tasks]) for p in ("smollm2", "audit"))
-    return [number for pair in zip(alone, most, strict=True) for number in pair]
 
 
 # page -> {what its sentence says: the numbers for the braces, from the frames}
@@ -105,8 +103,10 @@ FACTS = {
         "LoRA ends {:.2f} above it": lambda f: [f.papers.gain[LORA]],
         "It forgets {:.2f} and {:.2f} in two": lambda f: forgotten(f, 0, 1),
         "trains {:.0f} times as many": larger,
-        "24 gains {:.2f} over the head for {:.0f} %": lambda f: f.papers.loc[WIDE, PRICE],
-        "initialised LoRA {:.2f} for {:.0f} %": lambda f: f.papers.loc[USUAL, PRICE],
+        "×{1:.2f} for {0:.2f} beyond the best head; LoRA takes ×{2:.2f}": equal,
+        "64 times the rate CURLoRA's grows ×{:,.0f}": lambda f: [f.tuned.ratio[OURS, 1.6e-2]],
+        "at {:.0f}e-3 it ends {:.2f} above": best_head,
+        "CURLoRA at {:.0f}e-3": lambda f: [1000 * f.tuned.acc[OURS].idxmax()],
     },
     "results/audit/README.md": {
         "but by {:.3f} ({:.3f} to {:.3f}), less": lambda f: metrics.t_interval(f.every.gain[OURS])[
@@ -119,17 +119,16 @@ FACTS = {
         "CURLoRA's perplexity grows ×{:.2f}": lambda f: [f.papers.ratio[OURS]],
         "grows ×{:,.0f} to ×{:,.0f}; ": lambda f: np.round(span(broken("table1")), -3),
         "{:.2f} more than CURLoRA and loses {:.2f}": lambda f: less(f, LORA, "learned", "nats"),
+        "{:.2f} more than the best head for ×{:.2f}, LoRA as much for ×{:.2f}": equal,
+        "times that rate CURLoRA's grows ×{:,.0f}": lambda f: [f.tuned.ratio[OURS, 1.6e-2]],
         "not shown: {:.2f} and {:.2f} in two": lambda f: forgotten(f, 0, 1),
         "it forgets {:.2f} more than CURLoRA": lambda f: less(f, USUAL, "forgetting"),
-        "the update {:.0f} % smaller": smaller,
         "bare head scores {:.2f} to {:.2f} on": lambda f: span(at_the_end(f, "sentiment140", HEAD)),
         "and {:.2f} where half": lambda f: [at_the_end(f, EVEN, HEAD).mean()],
         "grows ×{:.0f} instead of ×{:.2f}, but": lambda f: [
             np.exp(f.audit.nats[name].mean()) for name in (STEPS, LORA)
         ],
-        "at {:.2f}, the majority class at {:.2f}; on stand-in data at {:.2f} and {:.2f}": beside,
         "losing {:.2f} doubles it": lambda f: [np.log(2)],
-        "Training has {}, {} and {} rows of the three tasks. Scoring has {}, {} and {}": sizes,
     },
     "results/smollm2/README.md": {
         "It grows ×{:.2f}, by": lambda f: [f.papers.ratio[OURS]],
