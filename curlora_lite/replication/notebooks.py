@@ -129,7 +129,7 @@ def _inputs(source, parameters, profile):
 
     The audit shows those on the paper's data beside its own.
     """
-    names = [profile, *["smollm2"] * (source.stem == "audit")]
+    names = [profile, *["smollm2", "smollm2-tune"] * (source.stem == "audit")]
     found = [path for name in names for path in sorted(records.runs_folder(name).glob("*.json"))]
     shown = [parameters, records.workspace(), records.code_sha256()]
     digest = hashlib.sha256(json.dumps(shown).encode())
