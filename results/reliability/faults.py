@@ -268,6 +268,8 @@ of(
 )
 of(
     "curlora_lite/metrics.py",
+    ("a cost where no line reaches", "if min(g, h) <= gain <= max(g, h):", "if gain <= max(g, h):"),
+    ("the dearest way to a gain", "return min(found, default=math.nan)", "return max(found, default=math.nan)"),
     ("forgetting counts the last stage", "for i in range(j, last)) - R", "for i in range(j, last + 1)) - R"),
     ("forgetting from the first score", "max(R[i][j] for i in range(j, last)) - R", "R[j][j] - R"),
     ("forgetting the other way round", "max(R[i][j] for i in range(j, last)) - R[-1][j]", "R[-1][j] - max(R[i][j] for i in range(j, last))"),
@@ -349,7 +351,8 @@ of_replication(
     ("a run twice", "sorted(dict.fromkeys(specs), key", "sorted(specs, key"),
     ("the rate that ends worst", ".idxmax()", ".idxmin()"),
     ("a best rate at the end of what was looked at", "if best in (rates[0], rates[-1]):", "if best == rates[0]:"),
-    ("a best rate of the others' runs", "found = found[found.method == method]", "pass"),
+    ("a best rate of the others' runs", '.query("method == @method")', ""),
+    ("quick runs read the whole text", '",perplexity=first-tokens" * (profile == "audit-quick")', '""'),
     ("chosen with runs missing", "if absent := set(rates) - set(found.learning_rate):", "if absent := set():"),
     ("CURLoRA's rate for each basis its own", 'cell["method"] if name == "best" else name', 'cell["method"]'),
     ("a quarter is a half", '"/4": 1 / 4', '"/4": 1 / 2'),
