@@ -99,7 +99,7 @@ FACTS = {
         "grows ×{:.2f} with CURLoRA, ×{:.2f} with LoRA": lambda f: f.papers.ratio[[OURS, LORA]],
         "×{:.2f} with LoRA usually initialised": lambda f: [f.papers.ratio[USUAL]],
         "the paper's ×{:,.0f}, on": lambda f: [round(broken("table1")[1], -3)],
-        "{:.3f} ({:.3f} to {:.3f}) above": lambda f: metrics.t_interval(f.every.gain[OURS])[:3],
+        "{:.3f} ({:.3f} to {:.3f}) above": lambda f: metrics.t_interval(f.every.gain[OURS]),
         "LoRA ends {:.2f} above it": lambda f: [f.papers.gain[LORA]],
         "It forgets {:.2f} and {:.2f} in two": lambda f: forgotten(f, 0, 1),
         "trains {:.0f} times as many": larger,
@@ -109,9 +109,7 @@ FACTS = {
         "to {:.0f}e-3: it ends {:.2f} above": best_head,
     },
     "results/audit/README.md": {
-        "but by {:.3f} ({:.3f} to {:.3f}), less": lambda f: metrics.t_interval(f.every.gain[OURS])[
-            :3
-        ],
+        "but by {:.3f} ({:.3f} to {:.3f}), less": lambda f: metrics.t_interval(f.every.gain[OURS]),
         "at rank 24 by {:.2f}": lambda f: [f.papers.gain[WIDE]],
         "LoRA ends {:.2f} above the head": lambda f: [f.papers.gain[LORA]],
         "trains {:.0f} times as many": larger,
