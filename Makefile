@@ -52,13 +52,14 @@ OFFLINE := $(if $(MIRROR)$(filter embedded audit,$(PROFILE)),HF_HUB_OFFLINE=1)
 absolute = '$(if $(filter /%,$(firstword $(1))),,$(CURDIR)/)$(1)'
 MIRRORED := $(if $(MIRROR),CURLORA_MIRROR=$(call absolute,$(MIRROR)))
 TESTED := $(if $(MIRROR),CURLORA_TEST_MIRROR=$(call absolute,$(MIRROR)))
-ASK := $(MIRRORED) $(if $(RESULTS),CURLORA_RESULTS=$(call absolute,$(RESULTS))) $(BIN)/python -m curlora_lite.replication
+SET := $(MIRRORED) $(if $(RESULTS),CURLORA_RESULTS=$(call absolute,$(RESULTS)))
+ASK := $(SET) $(BIN)/python -m curlora_lite.replication
 RUN := $(OFFLINE) $(if $(filter 0,$(BASE_CHECK)),CURLORA_BASE_CHECK=0) $(ASK)
 on = $(filter-out 0,$($(1)))
 
 CHOSEN = --profile $(PROFILE) $(if $(call on,QUICK),--quick)
 OPTIONS = $(CHOSEN) $(if $(RANKS),--ranks $(RANKS)) $(if $(SEEDS),--seeds $(SEEDS)) \
-	$(if $(METHODS),--methods $(METHODS)) $(if $(PROTOCOL),--protocol $(PROTOCOL)) \
+	$(if $(METHODS),--methods $(METHODS)) $(if $(PROTOCOL),--protocol '$(PROTOCOL)') \
 	$(if $(PRECISION),--precision $(PRECISION)) $(if $(call on,CHECKPOINTING),--checkpointing) \
 	$(if $(WORKERS),--workers $(WORKERS))
 CLUSTER = $(if $(EXECUTOR),--executor '$(EXECUTOR)') $(if $(PARTITION),--partition '$(PARTITION)') \
@@ -97,10 +98,11 @@ endif
 	@touch $@
 
 reproduce: $(READY) ## both tables, end to end, into results/PROFILE (QUICK=1: rank 8, fewer rows; TABLES=1: from the records)
+	$(if $(CELLS),$(error CELLS: for `make audit`; this takes RANKS, SEEDS, METHODS and PROTOCOL))
 	@$(RUN) reproduce $(OPTIONS) $(CLUSTER) $(if $(call on,TABLES),--tables)
 
 audit: $(READY) ## which of the paper's claims hold, into results/audit (QUICK=1; PROFILE=smollm2: runs on its data)
-	$(foreach given,RANKS METHODS PROTOCOL PRECISION,$(if $($(given)),$(error $(given): the audit has its own; it takes CELLS, SEEDS, QUICK and WORKERS)))
+	$(foreach given,RANKS METHODS PROTOCOL PRECISION CHECKPOINTING TABLES,$(if $(call on,$(given)),$(error $(given): not for the audit, which takes CELLS, SEEDS, QUICK and WORKERS)))
 	@$(RUN) audit $(if $(filter-out embedded,$(PROFILE)),--profile $(PROFILE)) $(if $(CELLS),--cells $(CELLS)) \
 		$(if $(call on,QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(WORKERS),--workers $(WORKERS)) $(CLUSTER)
 
@@ -153,7 +155,7 @@ doctor: $(READY) ## what this machine has, and which profiles it can run
 	@$(ASK) doctor
 
 notebook: $(READY) ## open the notebooks in JupyterLab
-	@JUPYTER_PATH= JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -c 'from curlora_lite.replication import environment; environment.settle(); from jupyterlab.labapp import main; main(["--notebook-dir=.", "notebooks"])'
+	@$(SET) JUPYTER_PATH= JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -c 'from curlora_lite.replication import environment; environment.settle(); from jupyterlab.labapp import main; main(["--notebook-dir=.", "notebooks"])'
 
 report: reproduce ## one HTML page of the executed notebooks
 	@$(RUN) report $(OPTIONS)

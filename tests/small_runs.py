@@ -46,8 +46,7 @@ def stand_in(put):
     """Tiny models and texts in place of the embedded ones. put: `setattr` or pytest's."""
     made = {"smollm2-135m": tiny_llama(), "smollm2-135m-fused": fused.fuse(tiny_llama())}
     loaded = {
-        name: models.Loaded(name, model, WordTokenizer(), "s" * 64, {})
-        for name, model in made.items()
+        name: models.Loaded(model, WordTokenizer(), "s" * 64, {}) for name, model in made.items()
     }
     put(models, "load", lambda name, precision, device: loaded[name])
     put(models, "sha256", lambda name: loaded[name].sha256)

@@ -55,15 +55,12 @@ def test_kept_bytes_by_hand():
     assert contenders.kept_bytes(lambda: (x @ w).exp(), [w]) == 3 * (5 + 7) * 4  # and its output
 
 
-@pytest.mark.parametrize(
-    ("contender", "expected"),
-    [
-        ("frozen", 0),
-        ("CURLoRA", 12 * 4 * 4),  # r numbers a token
-        ("PEFT LoRA", 12 * 6 * 4 + 12 * 4 * 4),  # the input, and r numbers
-        ("dense", 12 * 6 * 4 + 10 * 6 * 4),  # the input and C U R; C and R are frozen
-    ],
-)
+# r numbers a token; PEFT's LoRA the input too; dense the input and C U R, of frozen C and R
+KEPT = [("frozen", 0), ("CURLoRA", 12 * 4 * 4)]
+KEPT += [("PEFT LoRA", 12 * 6 * 4 + 12 * 4 * 4), ("dense", 12 * 6 * 4 + 10 * 6 * 4)]
+
+
+@pytest.mark.parametrize(("contender", "expected"), KEPT)
 def test_what_contenders_keep_of_12_tokens(contender, expected):
     model = one("linear").float()
     made = contenders.build(contender, model, ("proj",), 4)
@@ -130,18 +127,14 @@ def made_up(subject, ours, other, seconds, its=1.0):
     return pd.DataFrame({**given, **where})
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        ([0.9, 0.8, 1.0, 0.7, 0.95], "met"),  # at most: the bound itself is met
-        ([0.9, 0.8, 1.01, 0.7, 0.95], "undecided"),
-        ([1.01, 1.2, 1.3, 1.1, 1.4], "missed"),
-        ([1.0, 1.2, 1.3, 1.1, 1.4], "undecided"),
-        ([0.995, 0.996, 0.997, 0.998, 1.001], "met"),  # narrow: the median decides
-        ([0.995, 0.999, 1.001, 1.001, 1.001], "missed"),
-        ([0.9, 0.8, 0.9, 0.7], "undecided"),  # four rounds, whatever they say
-    ],
-)
+# at most: the bound itself is met; narrow: the median decides; four rounds say nothing
+TIMES = [([0.9, 0.8, 1.0, 0.7, 0.95], "met"), ([0.9, 0.8, 1.01, 0.7, 0.95], "undecided")]
+TIMES += [([1.01, 1.2, 1.3, 1.1, 1.4], "missed"), ([1.0, 1.2, 1.3, 1.1, 1.4], "undecided")]
+TIMES += [([0.995, 0.996, 0.997, 0.998, 1.001], "met"), ([0.9, 0.8, 0.9, 0.7], "undecided")]
+TIMES += [([0.995, 0.999, 1.001, 1.001, 1.001], "missed")]
+
+
+@pytest.mark.parametrize(("seconds", "expected"), TIMES)
 def test_verdicts(seconds, expected):
     """Each beside LoRA's time in its own round; of five rounds the interval is the range."""
     n = range(1, 1 + len(seconds))

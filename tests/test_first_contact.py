@@ -16,7 +16,7 @@ PUBLISHED = [("gpt2-large", "table2", 28.25), ("mistral-7b", "table1", 5.44)]
 
 def checked(spec, perplexity):
     """What the record says of the check, if it was made and let the run go on."""
-    loaded = models.Loaded(spec.model.name, None, "words", "s" * 64, {}, ORIGIN)
+    loaded = models.Loaded(None, "words", "s" * 64, {}, ORIGIN)
     record = records.RunRecord({}, data={"text": {"eval": "t" * 64}})
     record.perplexity["initial"] = {"perplexity": perplexity}
     check_perplexity(spec, loaded, record)
@@ -41,7 +41,7 @@ def test_a_run_on_other_weights_stops_before_it_trains(tiny, monkeypatch):
     spec = profiles.grid("gpt2-large", "table2", methods=["head-only"])[0]
     spec = small(spec, text_tokens=256, text_window=256, max_length=16)
     monkeypatch.setattr(WordTokenizer, "__len__", lambda self: 64, raising=False)
-    loaded = models.Loaded("gpt2-large", tiny_llama(), WordTokenizer(), "", {}, ORIGIN)
+    loaded = models.Loaded(tiny_llama(), WordTokenizer(), "", {}, ORIGIN)
     monkeypatch.setattr(models, "load", lambda *_: loaded)
     monkeypatch.setattr(data, "origins", lambda source: [])
     monkeypatch.setattr(data, "load_text", lambda part, source: "the news of the day " * 60)

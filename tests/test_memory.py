@@ -65,6 +65,7 @@ def test_out_of_memory_is_recorded_and_the_grid_goes_on(tiny, monkeypatch):
     path = records.runs_folder("embedded", tiny) / f"{specs[1].key}.json"
     assert records.load(path).status == "out of memory"
     assert records.find(specs[1], tiny) is None
+    assert (path.parents[1] / ".checkpoints" / f"{specs[1].key}.safetensors").exists()
     monkeypatch.setattr(sequence.training, "train_task", train)
     assert [r.status for r in grids.run_grid(specs, tiny, workers=1)] == 3 * ["finished"]
 

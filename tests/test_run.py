@@ -6,7 +6,7 @@ import pytest
 import torch
 from small_runs import small_grid
 
-from curlora_lite.replication import grids, models, paper, profiles, sequence
+from curlora_lite.replication import grids, models, paper, profiles, records, sequence
 
 TASKS = ("mrpc", "sst2", "sentiment140")
 
@@ -49,6 +49,17 @@ def test_every_part_of_a_spec_is_in_its_key():
     others += [{"tasks": (task, *spec.tasks[1:])}, {"model": other_model}]
     keys = {dataclasses.replace(spec, **change).key for change in others}
     assert len(keys | {spec.key}) == 1 + len(others)
+
+
+@pytest.mark.parametrize("profile", ["audit", "embedded", "smollm2-tune"])
+def test_the_cost_of_a_run_is_of_all_rows_that_it_trained_on_and_scored(committed, profile):
+    for path in (committed / profile / "runs").glob("*.json"):
+        record = records.load(path)
+        spec, rows = profiles.RunSpec.from_dict(record.spec), []
+        for stage, task in zip(record.stages, spec.tasks, strict=True):
+            rows.append((task.name, spec.training_cost * task.train_rows * task.epochs))
+            rows += [(name.split(",")[0], s["n"]) for name, s in stage["scores"].items()]
+        assert sum(n * spec.row_cost(name) for name, n in rows) == spec.cost(), path
 
 
 LARGEST = [("smollm2", "table1", 192), ("gpt2-large", "table2", 1280), ("embedded", "table2", 576)]

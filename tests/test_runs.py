@@ -25,6 +25,9 @@ def test_a_row_a_run_stage_and_score(frame):
     assert frame[frame.label == "Head only"]["rank"].isna().all()
     assert set(frame[frame.label == "LoRA-8"]["rank"]) == {8}
     assert set(frame.protocol + frame.commit) == {"published0123456789abcdef"}
+    made = two_seeds()[0]
+    made.provenance["dirty"] = True
+    assert records.short(runs.of_grid([made]).commit[0]) == "0123456789 and changes"
 
 
 def test_the_numbers_of_a_run(frame):

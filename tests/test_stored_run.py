@@ -69,7 +69,7 @@ def stand_in(put):
         model.set_attn_implementation("eager")  # whose dropout is the one below
     made[FUSED.name] = fused.fuse(made[FUSED.name])
     put(torch.nn.functional, "dropout", dropout)
-    loaded = {n: models.Loaded(n, m, WordTokenizer(), "s" * 64, {}) for n, m in made.items()}
+    loaded = {n: models.Loaded(m, WordTokenizer(), "s" * 64, {}) for n, m in made.items()}
     put(models, "load", lambda name, precision, device: loaded[name])
     put(machine, "default_device", lambda: "cpu")
     put(machine, "installed_memory", lambda: 10**12)

@@ -197,7 +197,7 @@ def test_what_is_said_at_the_end(frame, capsys):
         ["Majority class", "0.56", "", ""],
     ]
     assert said.splitlines()[-3:] == [
-        "Language model: perplexity ×1.23 with CURLoRA-8, ×3.00 with LoRA as published.",
+        "Language model: perplexity ×1.23 with CURLoRA-8, ×3.00 with LoRA.",
         "Earlier tasks: CURLoRA keeps them (forgetting -0.01; LoRA +0.20).",
         "But it learns little beyond a head on the frozen model: accuracy 0.63 against 0.60.",
     ]

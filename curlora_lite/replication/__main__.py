@@ -3,11 +3,14 @@
 import os
 import sys
 import time
+import traceback
 
 from . import environment, notebooks, pages, records
 from .options import parser
 
 
+# What reads the user's settings when imported, as `datasets` does, is imported in the commands:
+# `environment.settle` comes before.
 def main(arguments=None):
     """Parse the command line and run it; returns the exit status."""
     sys.stdout.reconfigure(errors="replace")  # of a terminal without UTF-8
@@ -27,6 +30,8 @@ def main(arguments=None):
     except Exception as error:  # what a run, a notebook or its kernel that fails raises
         if type(error).__name__ not in FAILURES:
             raise
+        if error.__cause__:  # of a run: where in it
+            traceback.print_exception(error.__cause__)
         print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -51,8 +56,6 @@ def reproduce(options):
     tables = profiles.profile_named(profile).tables
     if profile.startswith("audit"):
         raise ValueError(f"PROFILE: {profile} holds the audit's runs; `make audit` computes them")
-    for table in tables:  # each choice of runs is checked before anything is fetched
-        profiles.grid(profile, table, **chosen)
     specs = [spec for table in tables for spec in grids.plan(profile, table, **chosen)]
     folder = records.outputs(profile, **chosen)
     if options.tables:
@@ -197,12 +200,14 @@ def report(options):
 
 def verify(options):
     """Compute some of a profile's records again and compare every number."""
+    from . import fetch as files
     from . import verify as examine
 
+    files.need(folder := records.results_folder() / "reliability")
     kept = examine.chosen(_profile(options), options.keys, options.share)
     fetch(options)
     found = examine.verify(kept)
-    print(examine.save(_profile(options), found))
+    print(examine.save(_profile(options), found, folder))
     broken = found[found.holds == examine.BROKEN].record.tolist()
     if broken:
         raise ValueError(f"{len(broken)} of {len(found)} records do not hold: {broken}")

@@ -10,7 +10,7 @@ import json
 
 from datasets import Dataset
 
-from ..checks import known
+from ..checks import known, whole
 from . import corpus, hub
 from .protocol import Protocol
 
@@ -40,9 +40,9 @@ def load_task(task, part, rows=None, *, protocol=None, source="embedded"):
         by = 4 if protocol.labels == "sentiment//4" and part != "held-out" else 2
         examples = [(text, pair, sentiment // by) for text, pair, sentiment in examples]
     if rows is not None:
-        if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= len(examples):
-            there = f"from 1 to {len(examples)}, the {part} rows of {task}"
-            raise ValueError(f"rows: got {rows!r}, expected a whole number {there}")
+        if whole("rows", rows, 1) > len(examples):
+            there = f"{len(examples)}, all {part} rows of {task}"
+            raise ValueError(f"rows: got {rows}, expected at most {there}")
         examples = examples[:rows]
     columns = zip(*examples, strict=True)
     return Dataset.from_dict(dict(zip(("text", "pair", "label"), map(list, columns), strict=True)))

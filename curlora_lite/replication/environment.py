@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import transformers
+from huggingface_hub import constants
 
 from . import fetch
 
@@ -21,8 +22,9 @@ def settle(folder=None):
 
     What libraries keep goes below `folder` (None: `home` in the cache) unless the user has named
     another place, which can be written. CannotWriteError where `folder` cannot be. The hub's token
-    stays where it is: its library has asked for that when it was imported, before.
+    stays where it is.
     """
+    os.environ.setdefault("HF_TOKEN_PATH", constants.HF_TOKEN_PATH)
     for name in filter(os.environ.get, ("CURLORA_CACHE", "CURLORA_MIRROR", "CURLORA_RESULTS")):
         os.environ[name] = os.path.abspath(os.environ[name])  # kernels and jobs start elsewhere
     for name, own in FOLDERS.items():

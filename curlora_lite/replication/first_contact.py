@@ -27,13 +27,13 @@ def check_tokenizer(name, tokenizer):
     begin with one lose a token; they are then read as its sentencepiece file says. FetchError if
     the model's known texts do not have their known ids even so.
     """
-    mended = False
-    for text, ids in SOURCES["tokens"].get(name, {}).items():
-        if tokenizer(text)["input_ids"] != ids and name == "mistral-7b":
-            steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-            backend = tokenizer.backend_tokenizer
-            backend.normalizer, backend.pre_tokenizer = normalizers.Sequence(steps), None
-            mended = True
+    known = SOURCES["tokens"].get(name, {}).items()
+    mended = name == "mistral-7b" and any(tokenizer(t)["input_ids"] != ids for t, ids in known)
+    if mended:
+        steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        backend = tokenizer.backend_tokenizer
+        backend.normalizer, backend.pre_tokenizer = normalizers.Sequence(steps), None
+    for text, ids in known:
         if (found := tokenizer(text)["input_ids"]) != ids:
             raise FetchError(
                 f"{hub.place(hub.MODELS[name]) / 'tokenizer.json'}: read by transformers "

@@ -42,11 +42,9 @@ def run_grid(specs, results=None, own=False, workers=None, retry=True, threads=N
     than a ValueError or OSError, which come as they are; runs beside it are finished and kept.
     CannotWriteError where the results folder is full or read-only; what is in it stays.
     """
-    statuses, known = records.RESULTS if retry else records.STATUSES, {}
-
-    def find(spec):
-        return reusable(spec, results, own, statuses, known)
-
+    how = {"results": results, "own": own, "known": {}}
+    how["statuses"] = records.RESULTS if retry else records.STATUSES
+    find = functools.partial(reusable, **how)
     missing = [spec for spec in specs if find(spec) is None]
     if missing:
         records.workspace()  # named before several processes would each do it
@@ -60,7 +58,8 @@ def run_grid(specs, results=None, own=False, workers=None, retry=True, threads=N
                 for spec, record in compute(queue, shown, workers, threads, kept):
                     path = records.runs_folder(spec.profile, results) / f"{spec.key}.json"
                     records.save(record, path)
-                    kept(spec).unlink(missing_ok=True)
+                    if record.status in records.RESULTS:
+                        kept(spec).unlink(missing_ok=True)
                     queue.done(spec)
                     shown.done += 1
             bar.set_description_str(f"{len(missing)} of {len(missing)} runs done")
@@ -110,7 +109,7 @@ def _one_by_one(queue, shown, workers, threads, kept):
         try:
             record = sequence.run(spec, _progress(shown, spec), kept(spec))
         except Exception as error:
-            raise _failure(spec, error) from error
+            _fail(spec, error)
         yield spec, record
 
 
@@ -142,13 +141,13 @@ def _side_by_side(queue, shown, workers, threads, kept):
         finally:
             news.put(None)
     if failed:
-        raise _failure(*failed) from failed[1]
+        _fail(*failed)
 
 
-def _failure(spec, error):
+def _fail(spec, error):
     if isinstance(error, (ValueError, OSError)):
-        return error  # says what is wrong by itself
-    return RunFailedError(f"{spec.key}: {type(error).__name__}: {error}")
+        raise error  # says what is wrong by itself
+    raise RunFailedError(f"{spec.key}: {type(error).__name__}: {error}") from error
 
 
 def _follow(news, shown):

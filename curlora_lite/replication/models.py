@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass, field
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from ..checks import known
 from . import fetch, first_contact, fused, hub, machine
@@ -29,7 +29,6 @@ class Loaded:
     origin: where it came from, for a record. memo: what is the same for every run on it.
     """
 
-    name: str
     model: torch.nn.Module
     tokenizer: object
     sha256: str
@@ -58,7 +57,7 @@ def load(name, precision="fp32", device="cpu"):
     mended = name in hub.MODELS and first_contact.check_tokenizer(name, tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # as the author does
-    loaded = Loaded(name, model, tokenizer, sha256(name), {})
+    loaded = Loaded(model, tokenizer, sha256(name), {})
     if name in hub.MODELS:
         loaded.origin = hub.origin(hub.MODELS[name]) | ({"tokenizer": "mended"} if mended else {})
     return loaded
@@ -87,8 +86,6 @@ def prepare(name):
 
 def _convert_gguf(gguf, folder):
     """Dequantise a GGUF file to fp32 safetensors, once: loading it takes 20 s, this 1 s."""
-    from transformers import GgufConfig
-
     source = {"gguf_file": gguf.name}
     how = {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.float32}
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, **how, **source)

@@ -6,7 +6,7 @@ import sys
 
 import nbformat
 
-from . import fetch, records
+from . import fetch, profiles, records
 
 TABLES = {"table1": "table1_mistral", "table2": "table2_gpt2"}
 STEPS = ("00_quickstart", "01_cur_layer", "02_one_run", "finetune_causal_lm")
@@ -19,8 +19,6 @@ def of_profile(profile, steps=False):
 
     steps: before them, where its data are the embedded ones, those that show how it is done.
     """
-    from . import profiles
-
     chosen = profiles.profile_named(profile)
     first = STEPS if steps and chosen.source == "embedded" else ()
     if profile != "embedded":  # QUICK does without fine-tuning

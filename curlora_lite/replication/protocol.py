@@ -63,7 +63,7 @@ class Protocol:
         known("protocol", name, NAMED)
         values = {field: switch[NAMED.index(name)] for field, switch in SWITCHES.items()}
         for change in changes:
-            field, _, value = change.partition("=")
+            field, _, value = change.strip().partition("=")
             known("protocol field", field, SWITCHES)
             spelled = {str(choice).lower(): choice for choice in SWITCHES[field][2]}
             known(field, value.lower(), spelled)

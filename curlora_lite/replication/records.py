@@ -111,10 +111,10 @@ def load(path):
         raise ValueError(f"{path}: not a whole run record ({error})") from error
 
 
-def find(spec, results=None, own=None, statuses=RESULTS, anybodys=False):
+def find(spec, results=None, version=None, statuses=RESULTS, anybodys=False):
     """The finished (or diverged) record of a spec equal to this one, or None.
 
-    own: a version of the numbers: only a record of this version that this working copy computed
+    version: of the numbers: only a record of this one that this working copy computed
     (those that came with a clone are somebody else's) with the packages as they are now; anybodys:
     or any other has. statuses: which records count. A damaged file counts as absent.
     """
@@ -125,11 +125,11 @@ def find(spec, results=None, own=None, statuses=RESULTS, anybodys=False):
         return None
     if record.spec != spec.to_dict() or record.status not in statuses:
         return None
-    if own is None:
+    if version is None:
         return record
     here = {} if anybodys else {"workspace": workspace(), "packages": packages()}
     same = all(record.provenance.get(name) == value for name, value in here.items())
-    return record if same and record.version == own else None
+    return record if same and record.version == version else None
 
 
 def workspace():
@@ -188,14 +188,14 @@ def commit():
 
 def code_sha256():
     """Of the package's files, one after the other in the order of their names."""
-    there = (path for path in (ROOT / "curlora_lite").rglob("*") if path.suffix in (".py", ".toml"))
+    there = (p for p in (ROOT / "curlora_lite").rglob("*") if p.suffix in (".py", ".toml", ".txt"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(there))).hexdigest()
 
 
 def short(commit):
     """A `commit` as tables say it: ten digits of it, or the release as it is."""
     known = commit if isinstance(commit, str) else "not known"
-    return re.sub("^([0-9a-f]{10})[0-9a-f]*$", r"\1", known)
+    return re.sub("^([0-9a-f]{10})[0-9a-f]*", r"\1", known)
 
 
 def _git(*arguments):

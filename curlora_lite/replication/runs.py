@@ -75,6 +75,8 @@ def _run(name, record):
     plain = {**record.provenance, **spec, **vars(record), "run": name}
     run = {column: plain.get(column) for column in RUN}
     run |= {"model": spec["model"]["name"], "label": method_label(spec["method"], spec["rank"])}
+    if record.provenance.get("dirty"):
+        run["commit"] += " and changes"
     run["protocol"] = Protocol(**spec["protocol"]).name()
     return run | {"parameters": record.trainable.get("adapter", 0)}
 
@@ -85,7 +87,7 @@ def _numbers(record):
     for when, stage in (("initial", 0), ("final", last)):
         if text := record.perplexity.get(when):
             found.append(_row(stage, "text", "perplexity", text["perplexity"], text["tokens"]))
-    for i, stage in enumerate(record.stages, 1):
+    for i, (stage, of) in enumerate(zip(record.stages, record.spec["tasks"], strict=False), 1):
         for task, score in stage["scores"].items():
             row = _row(i, task, "accuracy", score["accuracy"], score["n"])
             answered = max(score["predicted"]) / score["n"]
@@ -94,8 +96,7 @@ def _numbers(record):
         task, trained, norms = stage["task"], stage["training"], stage["norms"].values()
         if norms:
             found.append(_row(i, task, "norm", sum(norms) / len(norms), len(norms)))
-        epochs = next(t["epochs"] for t in record.spec["tasks"] if t["name"] == task)
-        ending = trained["losses"][-(len(trained["losses"]) // epochs) :]
+        ending = trained["losses"][-(len(trained["losses"]) // of["epochs"]) :]
         found.append(_row(i, task, "loss", sum(ending) / len(ending), len(ending)))
         found.append(_row(i, task, "rate", trained["last_rate"], trained["steps"]))
     return found or [_row(0, None, None, None, None)]

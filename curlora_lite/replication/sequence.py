@@ -47,20 +47,13 @@ def run(spec, progress=lambda what, examples=0: None, checkpoint=None):
     rows = "packed" if packs(spec, device) else "padded"
     record = records.RunRecord(spec.to_dict(), VERSION, provenance=records.provenance(device, rows))
     loaded = None
-
-    def keep(heads):
-        if checkpoint:
-            seconds = record.seconds + time.perf_counter() - start
-            so_far = dataclasses.replace(record, seconds=seconds)
-            checkpoints.save(checkpoint, so_far, loaded.model, heads)
-
     with torch.random.fork_rng(), _deterministic(device):
         torch.manual_seed(spec.seed)
         try:
             loaded = models.load(spec.model.name, spec.precision, device)
             record.model_sha256 = loaded.sha256
             record.sources = {"model": loaded.origin, "data": data.origins(spec.source)}
-            _sequence(spec, loaded, record, progress, checkpoint, keep)
+            _sequence(spec, loaded, record, progress, checkpoint, start)
             if checkpoint and KEPT_ADAPTER.items() <= record.spec.items():
                 folder = Path(checkpoint).parents[1] / "adapters" / spec.key
                 with writing(folder):
@@ -94,7 +87,7 @@ def _deterministic(device):
         torch.use_deterministic_algorithms(before)
 
 
-def _sequence(spec, loaded, record, progress, checkpoint, keep):
+def _sequence(spec, loaded, record, progress, checkpoint, start):
     model, pad_id = loaded.model.requires_grad_(False), loaded.tokenizer.pad_token_id
     tensors = _resume(spec, record, checkpoint)
     if not tensors:
@@ -127,7 +120,10 @@ def _sequence(spec, loaded, record, progress, checkpoint, keep):
         stage = {"task": task.name, "training": trained, "norms": norms, "scores": {}}
         _score(stage, (record.stages or [None])[-1], spec, model, scored, progress, pad_id, read)
         record.stages.append(stage)
-        keep(heads)
+        if checkpoint:
+            seconds = record.seconds + time.perf_counter() - start
+            so_far = dataclasses.replace(record, seconds=seconds)
+            checkpoints.save(checkpoint, so_far, model, heads)
     progress("perplexity")
     if spec.method == "head-only":  # the language model is the base model still
         record.perplexity["final"] = dict(record.perplexity["initial"])

@@ -12,14 +12,15 @@ from .protocol import Protocol
 # tokens of a row where eight are padded together (SmolLM2's tokenizer); for estimates alone
 TOKENS = {"paper": {"mrpc": 76, "sst2": 30, "sentiment140": 39}}
 TOKENS |= {"embedded": {"mrpc": 45, "sst2": 42, "sentiment140": 35}}
+HELD_OUT = {"paper": 99, "embedded": 998}  # rows of three classes
 METHODS = ("head-only", "lora", "curlora")  # of the tables
-BESIDE = ("lora-xs",)  # of the audit (see `baselines`)
+BASELINES = ("lora-xs",)  # of the audit (see `baselines`)
 # the smaller side of the smallest projection that takes an adapter
 LARGEST_RANK = {"smollm2-135m": 192, "smollm2-135m-fused": 576}
 LARGEST_RANK |= {"gpt2-large": 1280, "mistral-7b": 1024}
 SEEDS = 2**32  # so many, from 0
 PRECISIONS = ("fp32", "tf32", "bf16")  # tf32: fp32 weights, products in TF32 (GPU)
-CHOICES = {"table": ("table1", "table2"), "method": (*METHODS, *BESIDE), "precision": PRECISIONS}
+CHOICES = {"table": ("table1", "table2"), "method": (*METHODS, *BASELINES), "precision": PRECISIONS}
 CHOICES |= {"source": tuple(TOKENS), "checkpointing": (True, False), "tune": (True, False)}
 
 
@@ -156,6 +157,9 @@ class RunSpec:
             scored = task.eval_rows * (last - place)
             if task.name == "sentiment140" and self.protocol.sentiment_eval == "first":
                 scored += task.eval_rows  # balanced rows beside them
+            three = self.protocol.labels == "three" and not self.tune
+            if task.name == "sentiment140" and self.protocol.sentiment_eval == "balanced" and three:
+                scored += HELD_OUT[self.source]
             rows = self.training_cost * task.train_rows * task.epochs + scored
             total += rows * self.row_cost(task.name)
         return total

@@ -9,18 +9,15 @@ from .. import metrics
 from ..adapters import add_adapters, count_trainable, remove_adapters
 from ..configs import CURLoRAConfig, LoRAConfig
 from . import fetch, models, paper, records, runs
-from .specs import BESIDE as BASELINES
-from .specs import METHODS, method_label
+from .specs import BASELINES, METHODS, method_label
 
 MODELS = {"gpt2-large": "GPT-2 Large", "mistral-7b": "Mistral-7B-v0.3"}
 MODELS |= {"smollm2-135m": "SmolLM2-135M-Instruct"}
 MODELS |= {"smollm2-135m-fused": "SmolLM2-135M-Instruct with fused projections"}
 TASKS = {"mrpc": "MRPC", "sst2": "SST-2", "sentiment140": "Sentiment140"}
 # Scores that stand beside the published rows (see `inputs.examples`).
-BESIDE = {
-    runs.BALANCED: "↳ as many positive as negative rows",
-    "sentiment140, three classes": "↳ held-out rows of three classes",
-}
+BESIDE = {runs.BALANCED: "↳ as many positive as negative rows"}
+BESIDE |= {"sentiment140, three classes": "↳ held-out rows of three classes"}
 PUBLISHED = "↳ published"
 CONSTANT = 0.95  # from this share of one answer on, a score is marked as a constant answer's
 SCORES = ("accuracy", "perplexity")
@@ -31,10 +28,8 @@ SUMMARY_NOTE = (
     "ACC: accuracy at the end. Just learned: right after its own stage. Forgetting: best earlier "
     "less last. Means over tasks, Sentiment140 by balanced rows if scored; perplexity's geometric."
 )
-MARKS = {
-    "†": f"† of a run, at least {100 * CONSTANT:g} % of the answers are one class.",
-    "‡": "‡ to two decimals the accuracy of one constant answer.",
-}
+MARKS = {"†": f"† of a run, at least {100 * CONSTANT:g} % of the answers are one class."}
+MARKS |= {"‡": "‡ to two decimals the accuracy of one constant answer."}
 
 
 def one_grid(frame, table):

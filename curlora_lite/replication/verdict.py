@@ -13,9 +13,7 @@ COLUMNS = {"ACC": "accuracy", "Forgetting": "forgetting", "Perplexity after/befo
 # Each with the assertion that holds it, of the first table's means.
 SENTENCES = {
     "Language model: perplexity ×{curlora.ratio:.2f} with CURLoRA-{rank}, "
-    "×{lora.ratio:.2f} with LoRA as published.": (
-        lambda curlora, lora, head: curlora.ratio < lora.ratio
-    ),
+    "×{lora.ratio:.2f} with LoRA.": lambda curlora, lora, head: curlora.ratio < lora.ratio,
     "Earlier tasks: CURLoRA keeps them (forgetting {curlora.forgetting:+.2f}; "
     "LoRA {lora.forgetting:+.2f}).": lambda curlora, lora, head: curlora.forgetting < 0.03,
     "But it learns little beyond a head on the frozen model: accuracy {curlora.acc:.2f} "

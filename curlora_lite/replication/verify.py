@@ -155,11 +155,11 @@ def _stated(record):
     return rows[rows.measure.isin(STATED)].set_index(["measure", "stage", "task", "n"])
 
 
-def save(profile, found, folder=TOLERANCES.parent / "tables"):
+def save(profile, found, folder):
     """Write what `verify` found as the table `verify_<profile>`; returns it as Markdown."""
     here = records.provenance(machine.default_device(), None)
     versions = ", ".join(f"{name} {version}" for name, version in here["packages"].items())
     note = f"Computed {here['date']} at commit {here['commit']} on {here['device']}; {versions}."
     meant = [f"{held}: {MEANING[held]}" for held in MEANING if held in set(found.holds)]
-    stem, caption = folder / f"verify_{profile.replace('-', '_')}", "Records computed again"
-    return tables.save(found.set_index("record"), stem, caption, [*meant, note])
+    stem = folder / "tables" / f"verify_{profile.replace('-', '_')}"
+    return tables.save(found.set_index("record"), stem, "Records computed again", [*meant, note])

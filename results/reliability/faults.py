@@ -510,7 +510,7 @@ of_replication(
 of_replication(
     "records",
     ("a record of another spec", "if record.spec != spec.to_dict() or record", "if record"),
-    ("of another version", "return record if same and record.version == own else None", "return record if same else None"),
+    ("of another version", "return record if same and record.version == version else None", "return record if same else None"),
     ("of other packages", '{"workspace": workspace(), "packages": packages()}', '{"workspace": workspace()}'),
     ("of another working copy", '{"workspace": workspace(), "packages": packages()}', '{"packages": packages()}'),
     ("the old record lost", "    if path.exists():\n        old =", "    if False:\n        old ="),
@@ -523,7 +523,7 @@ of_replication(
     ("BWT in forgetting's column", '"forgetting": metrics.forgetting,', '"forgetting": metrics.backward_transfer,'),
     ("ACC in the other column", '"just_learned": metrics.plasticity,', '"just_learned": metrics.average_accuracy,'),
     ("diverged runs in the summary", 'runs[runs.status == "finished"].groupby', "runs.groupby"),
-    ("the loss of the first epoch", '[-(len(trained["losses"]) // epochs) :]', '[: len(trained["losses"]) // epochs]'),
+    ("the loss of the first epoch", '[-(len(trained["losses"]) // of["epochs"]) :]', '[: len(trained["losses"]) // of["epochs"]]'),
     ("the first norm", "norm.iloc[-1] if len(norm)", "norm.iloc[0] if len(norm)"),
     ("the largest norm", "sum(norms) / len(norms)", "max(norms)"),
     ("negative rows count", "if beside in scores.index else", "if False else"),

@@ -134,7 +134,7 @@ def ours(run, folder, settings, protocol="published"):
         tokenizer_file=str(folder / settings["tokenizer"]), eos_token="</s>", pad_token="</s>"
     )
     origin = {"source": "made", "repository": None, "revision": None}
-    loaded = models.Loaded(spec.model.name, model, made, "", {}, origin)
+    loaded = models.Loaded(model, made, "", {}, origin)
     found = {"rates": [], "heads": [], "adapters": [], "model": model}
 
     class Watched(ADAMW):
