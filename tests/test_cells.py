@@ -55,12 +55,14 @@ def test_every_run_is_asked_for_once_and_seed_0_of_all_comes_first(tuned):
 
 
 def test_the_committed_runs_are_those_of_the_cells(committed):
-    """Of Table 1 all and no other; the profile's own grid has those as published."""
-    there = {path.stem for path in (committed / "audit" / "runs").glob("*.json")}
-    assert {spec.key for spec in grid(None, profile="audit", fast="bf16")} == there
-    asked, runs = grid(None, "table1"), (committed / "smollm2" / "runs").glob("*.json")
-    assert {spec.key for spec in asked} == {path.stem for path in runs}
-    published = {spec for spec in asked if spec.protocol.lora_init == "authors"}
+    """Of Table 1 and of tuning all, of other parts none but theirs; as published, the profile's."""
+    names = ("audit", "smollm2", "smollm2-tune")
+    audit, papers, tune = (records.runs_folder(name, committed).glob("*.json") for name in names)
+    assert {p.stem for p in audit} == {s.key for s in grid(None, profile="audit", fast="bf16")}
+    assert {p.stem for p in tune} == {s.key for s in grid(None, "tune")}
+    table1, there = grid(None, "table1"), {p.stem for p in papers}
+    assert {s.key for s in table1} <= there <= {s.key for s in grid(None, *RUNS)}
+    published = {spec for spec in table1 if spec.protocol.lora_init == "authors"}
     assert published == set(profiles.grid("smollm2", "table1", fast="bf16"))
     assert {s.protocol.perplexity for s in grid(None, profile="audit-quick")} == {"first-tokens"}
 
