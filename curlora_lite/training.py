@@ -21,7 +21,8 @@ class DivergedError(ArithmeticError):
 class Recipe:
     """How one task is trained.
 
-    learning_rate: nominal, reached where `schedule` says (see `rate`). batch: rows of a step.
+    learning_rate: nominal, reached where `schedule` says (see `rate`). head_rate: of the head, if
+    it is another than the adapter's. batch: rows of a step.
     seed: of the order of rows, where they are shuffled. optimiser: whose AdamW (see `epsilon`).
     dropout: whether the model's own is on. checkpointing: activations are computed again in the
     backward pass, for less memory. last_position: class logits are read at position -1 of rows
@@ -39,6 +40,7 @@ class Recipe:
     dropout: bool = False
     checkpointing: bool = False
     last_position: bool = False
+    head_rate: float | None = None
 
     def __post_init__(self):
         known("schedule", self.schedule, ("records", "steps"))
@@ -46,6 +48,8 @@ class Recipe:
         whole("epochs", self.epochs, 1)
         whole("batch", self.batch, 1)
         finite("learning_rate", self.learning_rate)
+        if self.head_rate is not None:
+            finite("head_rate", self.head_rate)
 
 
 @dataclass
@@ -161,9 +165,10 @@ def train_task(backbone, head, encoded, recipe, pad_id, on_step=None, read=None)
     start = time.perf_counter()
     device = head.weight.device
     adapter = [p for p in backbone.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        [*adapter, *head.parameters()], lr=recipe.learning_rate, betas=BETAS, weight_decay=0.0
-    )
+    head_rate = recipe.learning_rate if recipe.head_rate is None else recipe.head_rate
+    groups = [{"params": adapter, "lr": recipe.learning_rate}]
+    groups += [{"params": head.parameters(), "lr": head_rate}]
+    optimiser = torch.optim.AdamW(groups, betas=BETAS, weight_decay=0.0)
     steps = recipe.epochs * -(-len(encoded.ids) // recipe.batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: rate(step, steps, recipe.peak, recipe.schedule)
@@ -178,7 +183,8 @@ def train_task(backbone, head, encoded, recipe, pad_id, on_step=None, read=None)
                 raise DivergedError(f"loss {loss.item()} at step {len(losses)} of {steps}")
             loss.backward()
             last_rate = schedule.get_last_lr()[0]
-            optimiser.param_groups[0]["eps"] = epsilon(len(losses), recipe.optimiser)
+            for group in optimiser.param_groups:
+                group["eps"] = epsilon(len(losses), recipe.optimiser)
             optimiser.step()
             schedule.step()
             optimiser.zero_grad()

@@ -79,9 +79,10 @@ def test_a_wrong_argument_is_named(call, message):
         call()
 
 
-@pytest.mark.parametrize(
-    "words", ["--ranks x", "--seeds -1", "--methods dora", "--profile \0", "--protocol é", "--x"]
-)
+WORDS = ["--ranks x", "--seeds -1", "--methods dora", "--profile \0", "--protocol é", "--x"]
+
+
+@pytest.mark.parametrize("words", WORDS)
 def test_the_command_line_says_what_is_wrong_before_it_fetches_anything(monkeypatch, capsys, words):
     """In one line beginning with `error:`, or argparse's own."""
     for owner, name in ((fetch, "fetch"), (hub, "folder"), (models, "prepare")):

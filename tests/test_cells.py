@@ -8,9 +8,10 @@ from made_records import record
 from curlora_lite.replication import __main__, cells, inputs, machine, profiles, records, sequence
 
 # the rates at which made-up runs of a method end most accurate
-BEST = {"head-only": 4e-3, "curlora": 1.6e-2, "lora": 1e-3, "lora-xs": 1e-3}
+BEST = {"head-only": 4e-3, "curlora": 1e-3, "lora": 2.5e-4, "lora-xs": 1e-3}
 # runs of a part, counted by hand: of seed 0, of all its seeds
-RUNS = {"table1": (8, 32), "frontier": (16, 56), "basis": (10, 30), "table2": (7, 13)}
+RUNS = {"table1": (8, 32), "frontier": (19, 57), "best": (4, 20), "basis": (10, 30)}
+RUNS |= {"table2": (7, 13)}
 
 
 def made(spec, best=BEST):
@@ -35,7 +36,8 @@ def rates(specs, **wanted):
 
 @pytest.fixture
 def tuned(tmp_path):
-    keep(tmp_path, grid(tmp_path, "tune"))
+    for name in ("tune/head-only", "tune"):
+        keep(tmp_path, grid(tmp_path, name))
     return tmp_path
 
 
@@ -44,8 +46,8 @@ def test_every_run_is_asked_for_once_and_seed_0_of_all_comes_first(tuned):
         specs = grid(tuned, part)
         assert (sum(spec.seed == 0 for spec in specs), len(specs)) == (first, every), part
     whole = grid(tuned, *RUNS)
-    # of the bases Eq. 4 is CURLoRA's on the frontier, and LoRA-XS has one of the two rates there
-    assert len(whole) == len(set(whole)) == 32 + 56 + 18 + 3 + 13
+    # the frontier has three seeds of each best, and of the bases Eq. 4 and LoRA-XS
+    assert len(whole) == len(set(whole)) == 32 + 57 + 8 + 18 + 13
     assert [spec.seed for spec in whole] == sorted(spec.seed for spec in whole)
     texts = {(s.text_tokens, s.text_window) for s in whole if s.protocol.perplexity == "halves"}
     assert texts == {(65_536, 2048)} and {spec.precision for spec in whole} == {"bf16"}
@@ -59,31 +61,34 @@ def test_the_committed_runs_are_those_of_the_cells(committed):
     names = ("audit", "smollm2", "smollm2-tune")
     audit, papers, tune = (records.runs_folder(name, committed).glob("*.json") for name in names)
     assert {p.stem for p in audit} == {s.key for s in grid(None, profile="audit", fast="bf16")}
-    assert {p.stem for p in tune} == {s.key for s in grid(None, "tune")}
+    first = grid(None, "together", "tune/head-only")
+    assert (
+        {s.key for s in first}
+        <= {p.stem for p in tune}
+        <= {s.key for s in first + grid(None, "tune")}
+    )
     table1, there = grid(None, "table1"), {p.stem for p in papers}
-    assert {s.key for s in table1} <= there <= {s.key for s in grid(None, *RUNS)}
+    assert {s.key for s in table1} <= there <= {s.key for s in grid(None, "table1", "frontier")}
     published = {spec for spec in table1 if spec.protocol.lora_init == "authors"}
     assert published == set(profiles.grid("smollm2", "table1", fast="bf16"))
     assert {s.protocol.perplexity for s in grid(None, profile="audit-quick")} == {"first-tokens"}
 
 
 def test_rates_stand_around_the_best_on_the_rows_for_tuning(tuned):
-    tune = grid(tuned, "tune")
+    tune, best, basis = (grid(tuned, part) for part in ("tune", "best", "basis"))
     assert {(s.tune, s.profile, s.seed) for s in tune} == {(True, "smollm2-tune", 0)}
-    frontier, basis = grid(tuned, "frontier"), grid(tuned, "basis")
-    assert rates(frontier, method="lora", seed=2) == {6.25e-5, 2.5e-4, 1e-3, 4e-3}
-    assert rates(frontier, method="curlora", seed=2) == {1e-3, 4e-3, 1.6e-2, 6.4e-2}
-    assert rates(frontier, method="head-only", seed=4) == {4e-3}
-    assert rates(basis, method="lora-xs") == rates(basis) == {4e-3, 1.6e-2}
-    keep(tuned, tune, dict.fromkeys(BEST))  # equal accuracies: the lower rate, here the lowest
-    with pytest.raises(ValueError, match="tune/lora is best at 6.25e-05, the end of its rates"):
-        grid(tuned, "frontier/lora")
-    keep(tuned, tune, dict.fromkeys(BEST, 1.6e-2))
-    with pytest.raises(ValueError, match="tune/lora-xs is best at 0.016, the end of its rates"):
-        grid(tuned, "frontier/lora-xs")
+    heads = {(s.method, s.head_rate) for s in (*tune, *best, *basis, *grid(tuned, "frontier"))}
+    assert heads == {(m, None if m == "head-only" else 4e-3) for m in BEST}
+    assert {(s.method, s.learning_rate) for s in best if s.seed == 4} == set(BEST.items())
+    assert rates(basis, method="lora-xs") == rates(basis) == {2.5e-4, 1e-3}
+    lora = [spec for spec in tune if spec.method == "lora"]
+    for acc_best, end in (None, "6.25e-05"), (1e-3, "0.001"):  # of equals the lower
+        keep(tuned, lora, {"lora": acc_best})
+        with pytest.raises(ValueError, match=f"tune/lora is best at {end}, the end of its rates"):
+            grid(tuned, "best/lora")
     (records.runs_folder("smollm2-tune", tuned) / f"{tune[0].key}.json").unlink()
     with pytest.raises(ValueError, match=r"no run of tune/head-only at \[0.00025\]; CELLS=tune"):
-        grid(tuned, "frontier/head-only")
+        grid(tuned, "frontier/lora")
 
 
 @pytest.fixture
@@ -111,14 +116,15 @@ def audit(*words):
 
 def test_the_command_tunes_first_and_goes_on_from_anybodys_runs(computed, monkeypatch, tmp_path):
     """The records name another working copy."""
-    some = ("--cells", "frontier/lora,tune/lora", "--seeds", "0")
+    some = ("--cells", "best/lora,tune/lora,tune/head-only", "--seeds", "0")
     assert audit(*some) == 0
-    assert [spec.tune for spec in computed] == [True] * 5 + [False] * 4
+    assert [spec.method for spec in computed] == ["head-only"] * 5 + ["lora"] * 4
+    assert [spec.tune for spec in computed] == [True] * 8 + [False]
     assert (tmp_path / "results" / "smollm2" / "runs.csv").exists()
     assert audit(*some) == 0 and len(computed) == 9
-    assert audit("--cells", "frontier/lora") == 0 and len(computed) == 9 + 2 * 4 + 2
+    assert audit("--cells", "best/lora") == 0 and len(computed) == 9 + 4
     monkeypatch.setattr(inputs, "digests", lambda spec: ("other weights", {}))
-    assert audit(*some) == 0 and len(computed) == 19 + 9
+    assert audit(*some) == 0 and len(computed) == 13 + 9
     assert audit("--cells", "table2", "--seeds", "7") == 1
 
 

@@ -112,21 +112,21 @@ FAILED = {2: ["NODE_FAIL", "PREEMPTED", "ok"], 4: ["TIMEOUT", "ok"]}
 AGAIN = {3: ["OSError: no room"] * 9, 1: ["OSError: a", "OSError: b", "ok"]}
 
 
-@pytest.mark.parametrize(
-    ("told", "arrays", "error", "said"),
-    [
-        (FAILED, [ALL, [2, 4], [2]], None, "PREEMPTED; submitted again (2 of at most 3 times)"),
-        ({2: ["PREEMPTED"] * 9}, [ALL, [2], [2], [2]], f"{KEY}: PREEMPTED", ""),
-        # an error that comes again is not tried a third time
-        (AGAIN, [ALL, [1, 3], [1]], ": OSError: no room", "OSError: no room; log: 2_1.err"),
-        # what would come again is not tried
-        ({3: ["CANCELLED"]}, [ALL], "CANCELLED by somebody", ""),
-        ({3: ["OUT_OF_MEMORY"]}, [ALL], "OUT_OF_MEMORY ask for more with MEMORY", ""),
-        ({3: ["out of memory"]}, [ALL], "out of memory: too large", ""),
-        # it may still come to be seen, on a network file system; some time later it is given up
-        ({3: ["COMPLETED", "ok"]}, [ALL, [3]], None, "without a record; submitted again"),
-    ],
-)
+TOLD = [
+    (FAILED, [ALL, [2, 4], [2]], None, "PREEMPTED; submitted again (2 of at most 3 times)"),
+    ({2: ["PREEMPTED"] * 9}, [ALL, [2], [2], [2]], f"{KEY}: PREEMPTED", ""),
+    # an error that comes again is not tried a third time
+    (AGAIN, [ALL, [1, 3], [1]], ": OSError: no room", "OSError: no room; log: 2_1.err"),
+    # what would come again is not tried
+    ({3: ["CANCELLED"]}, [ALL], "CANCELLED by somebody", ""),
+    ({3: ["OUT_OF_MEMORY"]}, [ALL], "OUT_OF_MEMORY ask for more with MEMORY", ""),
+    ({3: ["out of memory"]}, [ALL], "out of memory: too large", ""),
+    # it may still come to be seen, on a network file system; some time later it is given up
+    ({3: ["COMPLETED", "ok"]}, [ALL, [3]], None, "without a record; submitted again"),
+]
+
+
+@pytest.mark.parametrize(("told", "arrays", "error", "said"), TOLD)
 def test_what_becomes_of_jobs_that_fail(follow, capsys, told, arrays, error, said):
     jobs, raised = follow({rank: list(ends) for rank, ends in told.items()})
     assert jobs.arrays == arrays

@@ -198,16 +198,16 @@ def said(monkeypatch, tmp_path):
     return ask
 
 
-@pytest.mark.parametrize(
-    ("status", "code", "token", "message"),
-    [
-        (401, "GatedRepo", "", "is gated. There is no token: ask for access at https://"),
-        (403, "GatedRepo", "hf_secret", "is gated. The token in use has no grant: ask for access"),
-        (404, "RepoNotFound", "", "the hub says that there is no such model"),
-        (404, "RevisionNotFound", "", "the hub has no revision caa1feb0"),
-        (403, None, "", "the hub answered 403"),
-    ],
-)
+REFUSALS = [
+    (401, "GatedRepo", "", "is gated. There is no token: ask for access at https://"),
+    (403, "GatedRepo", "hf_secret", "is gated. The token in use has no grant: ask for access"),
+    (404, "RepoNotFound", "", "the hub says that there is no such model"),
+    (404, "RevisionNotFound", "", "the hub has no revision caa1feb0"),
+    (403, None, "", "the hub answered 403"),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "token", "message"), REFUSALS)
 def test_the_hubs_refusals(said, status, code, token, message):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.status, server.code = status, code

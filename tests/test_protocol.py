@@ -110,6 +110,7 @@ def test_rows_are_laid_end_to_end_where_that_is_faster_and_nothing_is_read_from_
         found = sequence.recipe(spec, spec.tasks[0])
         assert (sequence.packs(spec, "cpu"), found.last_position) == expected
     assert not sequence.packs(spec_of(), "cuda")
+    assert sequence.recipe(spec_of(head_rate=0.5), spec_of().tasks[0]).head_rate == 0.5
     assert not sequence.packs(spec_of(checkpointing=True), "cpu")
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from curlora_lite import training
+from curlora_lite import CURLoRAConfig, adapter_layers, add_adapters, remove_adapters, training
 from curlora_lite.training import Recipe, encode, features, pad
 
 ROWS = [[5, 6, 7], [9, 8, 7, 6, 5, 4, 3], [1, 2], [3, 4, 5, 6], [11]]
@@ -61,16 +61,12 @@ def test_encode_joins_pairs_cuts_and_marks_missing_labels():
         training.check_rows(cut, "sst2", classes=2, vocabulary=100, context=4)
 
 
-@pytest.mark.parametrize(
-    ("ids", "label", "message"),
-    [
-        ([], 0, "row 0 has 0 tokens, expected 1 to 4"),
-        ([1] * 5, 0, "row 0 has 5 tokens, expected 1 to 4"),
-        ([0, 10], 0, "token ids from 0 to 10, expected within 0 to 9"),
-        ([-1, 3], 0, "token ids from -1 to 3, expected within 0 to 9"),
-        ([1], 2, "label 2, expected within 0 to 1"),
-    ],
-)
+BAD = [([], 0, "row 0 has 0 tokens, expected 1 to 4"), ([1] * 5, 0, "row 0 has 5 tokens, expect")]
+BAD += [([0, 10], 0, "token ids from 0 to 10, expected within 0 to 9")]
+BAD += [([-1, 3], 0, "ids from -1 to 3, expected"), ([1], 2, "label 2, expected within 0 to 1")]
+
+
+@pytest.mark.parametrize(("ids", "label", "message"), BAD)
 def test_rows_that_a_model_cannot_take(ids, label, message):
     encoded = training.Encoded([ids], torch.tensor([label]))
     with pytest.raises(ValueError, match=message):
@@ -87,6 +83,29 @@ def test_a_frozen_models_features_are_kept_unless_dropout_draws_them_anew(gpt2, 
     training.train_task(gpt2.base_model, nn.Linear(32, 2), ENCODED, recipe, 0)
     assert calls == ([True] * 9 if dropout else [False])
     assert not gpt2.base_model.training
+
+
+def after(model, adapted=True, **rates):
+    """A head's weight after training, and the size of the adapter's U."""
+    torch.manual_seed(0)
+    head, size = nn.Linear(32, 2), 0.0
+    if adapted:
+        add_adapters(model, CURLoRAConfig(rank=2, target_modules=["layers.0.self_attn.q_proj"]))
+    training.train_task(model.base_model, head, ENCODED, dataclasses.replace(PLAIN, **rates), 0)
+    for _, layer in adapter_layers(model):
+        size = layer.U.abs().max().item()
+    remove_adapters(model)
+    return head.weight.detach(), size
+
+
+def test_a_head_may_train_at_a_rate_of_its_own(llama):
+    """Beside an adapter that hardly moves it becomes what it becomes alone."""
+    llama.requires_grad_(False)
+    (alone, _), (beside, size) = after(llama, adapted=False), after(llama, learning_rate=1e-9,
+                                                                    head_rate=0.01)  # fmt: skip
+    assert torch.allclose(beside, alone, atol=1e-6) and 0 < size < 1e-7
+    (same, _), (again, size) = after(llama), after(llama, head_rate=0.01)
+    assert torch.equal(same, again) and size > 1e-3
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(llama):

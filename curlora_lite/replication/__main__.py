@@ -86,8 +86,8 @@ def audit(options):
     profile, seeds = _profile(options), options.seeds
     chosen, own, found = cells.chosen(profile, options.cells), profile != "smollm2", []
     folder = records.outputs(profile, seeds=seeds)
-    for tune in (True, False):  # the records of the first give the others their best rates
-        some = [cell for cell in chosen if (cell["part"] == "tune") == tune]
+    for stage in range(3):  # the records of one give the next their rates
+        some = [cell for cell in chosen if cells.stage(cell) == stage]
         if specs := cells.grid(profile, some, seeds=seeds, fast=machine.fast_precision()):
             found += _computed(specs, options, folder, own or "anybody")
     if not found:

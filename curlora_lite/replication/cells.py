@@ -9,10 +9,10 @@ from . import machine, profiles, records, runs, sequence
 from .protocol import Protocol
 
 LINES = Path(__file__).with_name("cells.txt").read_text("utf-8").splitlines()
-NAMES = ("part", "table", "method", "rank", "seeds", "rates", "protocol")
+NAMES = ("part", "table", "method", "rank", "seeds", "rates", "heads", "protocol")
 CELLS = [dict(zip(NAMES, line.split(), strict=True)) for line in LINES if line and line[0] != "#"]
 HALVES = {"text_tokens": 65_536, "text_window": 2048}
-FACTORS = {"": 1.0, "/16": 1 / 16, "/4": 1 / 4, "*4": 4.0}  # exact, as in rates typed
+FACTORS = {"": 1, "/4": 1 / 4}  # exact, as in rates typed
 
 
 def chosen(profile, names=None):
@@ -34,8 +34,8 @@ def grid(profile, cells, *, seeds=None, fast="fp32", results=None):
     """The RunSpecs of some cells of a profile, each once: all of the lowest seed first.
 
     seeds: of a cell's own those that are among them; a cell that has none takes all. fast: the
-    precision on stand-in data; on the paper's it is bf16. Runs of `tune` are scored on rows kept
-    for it, and have a folder of their own, `results/<profile>-tune`.
+    precision on stand-in data; on the paper's it is bf16. Runs that choose rates are scored on rows
+    kept for it, and have a folder of their own, `results/<profile>-tune`.
     ValueError where a best rate is asked for and not known (see `best_rate`).
     """
     whole, specs = profiles.profile_named(profile), []
@@ -46,14 +46,16 @@ def grid(profile, cells, *, seeds=None, fast="fp32", results=None):
         typed = cell["protocol"] + ",perplexity=first-tokens" * (profile == "audit-quick")
         table, protocol = f"table{cell['table']}", Protocol.parse(typed)
         how = {"precision": precision, **(HALVES if protocol.perplexity == "halves" else {})}
-        if cell["part"] == "tune":
+        if cell["part"] in ("together", "tune"):
             how |= {"tune": True, "profile": f"{profile}-tune"}
         plan = whole.tables.get(table, profiles.AUDIT_TABLE2)
         rates, own = [plan.learning_rate], seeds or plan.seeds
         if cell["rates"] != "-":
-            rates = [_rate(rate, cell, profile, results) for rate in cell["rates"].split(",")]
+            rates = [_rate(rate, profile, results) for rate in cell["rates"].split(",")]
         if cell["seeds"] != "-":
             own = [s for s in map(int, cell["seeds"].split(",")) if s in (seeds or [s])]
+        if cell["heads"] != "-":
+            how["head_rate"] = _rate(cell["heads"], profile, results)
         what = (cell["method"], None if cell["rank"] == "-" else int(cell["rank"]), protocol)
         for seed, rate in itertools.product(own, rates):
             how |= {"seed": seed, "learning_rate": rate}
@@ -61,10 +63,14 @@ def grid(profile, cells, *, seeds=None, fast="fp32", results=None):
     return sorted(dict.fromkeys(specs), key=lambda spec: spec.seed)
 
 
-def _rate(rate, cell, profile, results):
-    name, factor = re.fullmatch(r"([a-z]*)(.*)", rate).groups()
-    method = cell["method"] if name == "best" else name
-    return best_rate(profile, method, results) * FACTORS[factor] if name else float(rate)
+def stage(cell):
+    """How many other runs choose its rates, one after the other: 0, 1 (its heads') or 2."""
+    return sum(cell[name][0].isalpha() for name in ("rates", "heads"))
+
+
+def _rate(rate, profile, results):
+    method, factor = re.fullmatch(r"([a-z][a-z-]+)?(.*)", rate).groups()
+    return best_rate(profile, method, results) * FACTORS[factor] if method else float(rate)
 
 
 def best_rate(profile, method, results=None):
@@ -73,8 +79,9 @@ def best_rate(profile, method, results=None):
     ValueError if a run is missing, or if the best is the lowest or highest rate that was looked at.
     """
     (cell,) = chosen(profile, [f"tune/{method}"])
-    rates = sorted(map(float, cell["rates"].split(",")))
-    found = runs.frame(f"{profile}-tune", results).query("method == @method")
+    asked = {spec.key: spec.learning_rate for spec in grid(profile, [cell], results=results)}
+    rates, found = sorted(asked.values()), runs.frame(f"{profile}-tune", results)
+    found = found[found.run.isin(list(asked))]
     if absent := set(rates) - set(found.learning_rate):
         raise ValueError(f"rates: no run of tune/{method} at {sorted(absent)}; CELLS=tune first")
     best = runs.summary(found).set_index("learning_rate").acc.reindex(rates).idxmax()

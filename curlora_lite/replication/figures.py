@@ -12,12 +12,9 @@ from . import fetch, runs
 from .tables import MODELS, TASKS, by_method, number, one_grid, task_label
 
 # Okabe and Ito's colours; the marker tells methods apart without them.
-STYLES = {
-    "head-only": {"color": "#777777", "marker": "s"},
-    "lora": {"color": "#D55E00", "marker": "^"},
-    "curlora": {"color": "#0072B2", "marker": "o"},
-    "lora-xs": {"color": "#009E73", "marker": "D"},
-}
+STYLES = {"head-only": ("#777777", "s"), "lora": ("#D55E00", "^"), "curlora": ("#0072B2", "o")}
+STYLES |= {"lora-xs": ("#009E73", "D")}
+STYLES = {method: {"color": c, "marker": m} for method, (c, m) in STYLES.items()}
 DOTTED = {"color": "black", "linewidth": 0.9, "linestyle": (0, (1, 2))}
 
 

@@ -91,7 +91,8 @@ def reusable(spec, results=None, own=False, statuses=records.RESULTS, known=None
 
 def what_is_read(spec):
     """The spec without that on which the model, text and rows it reads do not depend."""
-    return dataclasses.replace(spec, method="head-only", rank=None, seed=0, learning_rate=1.0)
+    same = {"method": "head-only", "rank": None, "seed": 0, "learning_rate": 1, "head_rate": None}
+    return dataclasses.replace(spec, **same)
 
 
 def _checkpoint(spec, results=None):

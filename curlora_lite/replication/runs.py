@@ -12,6 +12,7 @@ Its columns. Of the run:
 - `seed`: of head, adapter, dropout and, where shuffled, the order of rows
 - `protocol`: published, corrected, or the nearer of the two and what differs
 - `learning_rate`: nominal
+- `head_rate`: of the heads, where it is another
 - `precision`: of the frozen weights: fp32, tf32 or bf16
 - `source`: of the data: embedded or paper
 - `status`: finished, diverged or out of memory
@@ -42,8 +43,9 @@ from . import fetch, records
 from .protocol import Protocol
 from .specs import RunSpec, method_label
 
-RUN = "run profile table model method rank label seed protocol learning_rate precision source "
-RUN = (RUN + "status parameters seconds device commit version").split()  # the same in a whole run
+# the same in a whole run
+RUN = "run profile table model method rank label seed protocol learning_rate head_rate precision "
+RUN = (RUN + "source status parameters seconds device commit version").split()
 COLUMNS = (*RUN, "stage", "task", "measure", "value", "n", "majority", "answered", "answers")
 BALANCED = "sentiment140, balanced"  # scored beside rows that are all negative
 

@@ -162,7 +162,7 @@ def recipe(spec, task):
     """How a spec and its protocol train one task, as a `training.Recipe`."""
     same = ("schedule", "shuffle", "optimiser", "dropout")
     how = {name: getattr(spec.protocol, name) for name in same}
-    how |= {name: getattr(spec, name) for name in ("learning_rate", "batch", "seed")}
+    how |= {name: getattr(spec, name) for name in ("learning_rate", "head_rate", "batch", "seed")}
     how |= {"epochs": task.epochs, "peak": task.peak, "checkpointing": spec.checkpointing}
     return training.Recipe(**how, last_position=_reads_padding(spec))
 

@@ -68,7 +68,8 @@ class RunSpec:
     text_tokens, text_window: perplexity is over the first `text_tokens` tokens, read in windows
     of `text_window` (unless the protocol reads the whole text). source: of data, see `data`.
     checkpointing: layers' activations are computed again in the backward pass: less memory, the
-    same numbers. tune: score on the part kept for tuning, not on the evaluation part.
+    same numbers. tune: score on the part kept for tuning, not on the evaluation part. head_rate:
+    learning rate of the heads, if it is another than the adapter's.
     """
 
     profile: str
@@ -89,6 +90,7 @@ class RunSpec:
     source: str = "embedded"
     checkpointing: bool = False
     tune: bool = False
+    head_rate: float | None = None
 
     def __post_init__(self):
         # it names a folder
@@ -106,13 +108,14 @@ class RunSpec:
         if self.method != "head-only":
             whole("rank", self.rank, 1)
         finite("alpha", self.alpha)
-        finite("learning_rate", self.learning_rate)
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate: got {self.learning_rate!r}, expected above zero")
+        for name, rate in (("learning_rate", self.learning_rate), ("head_rate", self.head_rate)):
+            if rate is not None and not finite(name, rate) > 0:
+                raise ValueError(f"{name}: got {rate!r}, expected above zero")
 
     def to_dict(self):
-        """As plain JSON data."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """As plain JSON data. Without `head_rate` where there is none, as before there was one."""
+        values = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {n: v for n, v in values.items() if n != "head_rate" or v is not None}
 
     @classmethod
     def from_dict(cls, values):
