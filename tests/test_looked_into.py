@@ -10,11 +10,10 @@ from torch.nn.utils import parametrizations, prune
 import curlora_lite as cl
 
 METHODS = {"curlora": cl.CURLoRAConfig, "lora": cl.LoRAConfig}
-MODELS = {  # projections: those its code reads, or computes with past their forward
-    "T5ForConditionalGeneration": ["q", "wi_0", "wo"],
-    "MambaForCausalLM": ["in_proj", "x_proj", "dt_proj", "out_proj"],
-    "BertForMaskedLM": ["query", "value", "dense"],
-}
+# projections: those its code reads, or computes with past their forward
+MODELS = {"T5ForConditionalGeneration": ["q", "wi_0", "wo"]}
+MODELS |= {"MambaForCausalLM": ["in_proj", "x_proj", "dt_proj", "out_proj"]}
+MODELS |= {"BertForMaskedLM": ["query", "value", "dense"]}
 
 
 def close(found, expected):

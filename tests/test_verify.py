@@ -204,8 +204,7 @@ def test_verify_computes_in_a_folder_of_its_own_and_says_what_it_found(tiny, mon
     assert list(compared.record) == list(kept) and set(compared.holds) == {verify.HELD}
     assert sorted(tiny.rglob("*")) == before
     text = verify.save("embedded-quick", compared, tiny)
-    tiny = tiny / "tables"
     assert compared.compared.tolist() == [BITS, TABLES]
     assert f"yes: {verify.MEANING['yes']}" in text and "no: " not in text
-    assert (tiny / "verify_embedded_quick.md").read_text() == text
-    assert pd.read_csv(tiny / "verify_embedded_quick.csv").record.tolist() == list(kept)
+    assert (tiny / "tables" / "verify_embedded_quick.md").read_text() == text
+    assert pd.read_csv(tiny / "tables" / "verify_embedded_quick.csv").record.tolist() == list(kept)
