@@ -64,8 +64,8 @@ def grid(profile, cells, *, seeds=None, fast="fp32", results=None):
 
 
 def stage(cell):
-    """How many other runs choose its rates, one after the other: 0, 1 (its heads') or 2."""
-    return sum(cell[name][0].isalpha() for name in ("rates", "heads"))
+    """When it is computed: what chooses heads' rates (0), then adapters' (1), then all else (2)."""
+    return int(cell["heads"] != "-") if cell["part"] in ("together", "tune") else 2
 
 
 def _rate(rate, profile, results):
