@@ -131,12 +131,12 @@ FACTS = {
         "both at 2.5e-4 it grew ×{:.2f}": lambda f: [f.tuned.ratio[LORA, 2.5e-4]],
     },
     "results/audit/README.md": {
-        "but by {:.3f} ({:.3f} to {:.3f}), less": lambda f: metrics.t_interval(f.every.gain[OURS]),
+        "by {:.3f} ({:.3f} to {:.3f}), in": lambda f: metrics.t_interval(f.every.gain[OURS]),
         "at rank 24 by {:.2f}": lambda f: [f.papers.gain[WIDE]],
         "LoRA ends {:.2f} above the head": lambda f: [f.papers.gain[LORA]],
         "trains {:.0f} times as many": larger,
         "grows ×{:.2f} instead of ×{:.2f} (geo": lambda f: f.papers.ratio[[USUAL, LORA]],
-        "CURLoRA's perplexity grows ×{:.2f}": lambda f: [f.papers.ratio[OURS]],
+        "whose perplexity grows ×{:.2f}": lambda f: [f.papers.ratio[OURS]],
         "grows ×{:,.0f} to ×{:,.0f}; ": lambda f: np.round(span(broken("table1")), -3),
         "{:.2f} more than CURLoRA and loses {:.2f}": lambda f: less(f, LORA, "learned", "nats"),
         "{:.2f} more than the best head for ×{:.2f}, LoRA, usually initialised, for ×{:.2f}": equal,
@@ -146,6 +146,7 @@ FACTS = {
         "SST-2 at {:.2f} on average (one seed), where LoRA as published ends them at {:.2f}": (
             two_tasks
         ),
+        "at {:.0f}e-3, with the departures": best_head,
         "with {:.2f} more learned": lambda f: less(f, USUAL, "learned"),
         "it forgets {:.2f} more than CURLoRA": lambda f: less(f, USUAL, "forgetting"),
         "bare head scores {:.2f} to {:.2f} on": lambda f: span(at_the_end(f, "sentiment140", HEAD)),
