@@ -74,9 +74,9 @@ def even(frames):
     return ours.mean(), head.mean(), *metrics.t_interval(lora)[:3]
 
 
-def equal(frames):
-    """What CURLoRA and LoRA both gain, and how perplexity grows with each for it."""
-    lines = [frames.front.loc[label] for label in (OURS, LORA)]
+def equal(frames, other=LORA):
+    """What CURLoRA and another both gain, and how perplexity grows with each for it."""
+    lines = [frames.front.loc[label] for label in (OURS, other)]
     gain = min(line.gain.max() for line in lines)
     paid = (metrics.cost_at(gain, [0, *line.gain], [0, *line.nats]) for line in lines)
     return gain, *np.exp([*paid])
@@ -140,6 +140,7 @@ FACTS = {
         "grows ×{:,.0f} to ×{:,.0f}; ": lambda f: np.round(span(broken("table1")), -3),
         "{:.2f} more than CURLoRA and loses {:.2f}": lambda f: less(f, LORA, "learned", "nats"),
         "{:.2f} more than the best head for ×{:.2f}, LoRA, usually initialised, for ×{:.2f}": equal,
+        "pays ×{2:.2f} for what CURLoRA learns at ×{1:.2f}": lambda f: equal(f, "LoRA-XS-16"),
         "rate LoRA's grew ×{:.2f}": lambda f: [f.tuned.ratio[LORA, 2.5e-4]],
         "It loses MRPC in every seed, by {:.2f} to {:.2f}": of_mrpc,
         "SST-2 at {:.2f} on average (one seed), where LoRA as published ends them at {:.2f}": (
