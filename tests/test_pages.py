@@ -123,7 +123,9 @@ FACTS = {
         "LoRA ends {:.2f} above it": lambda f: [f.papers.gain[LORA]],
         "less on MRPC in every seed, by {:.2f} to {:.2f}": of_mrpc,
         "with {:.0f} times as many": larger,
-        "{:.2f} more than the best head alone at 1e-3 (it ends {:.2f} above), for ×{:.2f}": corrected,
+        "{:.2f} more than the best head alone at 1e-3 (it ends {:.2f} above), for ×{:.2f}": (
+            corrected
+        ),
         "as much at 2.5e-4 for ×{3:.2f}": corrected,
         "collapse: ×{:,.0f} and ×{:,.0f}": lambda f: f.tuned.ratio[[(OURS, 1.6e-2), (LORA, 4e-3)]],
         "to {:.0f}e-3: it ended {:.2f} above": best_head,
