@@ -128,7 +128,7 @@ def test_what_was_not_measured_is_not_judged(run):
 
 
 def test_the_committed_tolerances_are_of_records_from_elsewhere(monkeypatch):
-    """Made of the records beside them; and of each model and method that there are records of."""
+    """Made of the records beside them; and of each model and method of the tables."""
     monkeypatch.syspath_prepend(verify.TOLERANCES.parent)
     made = importlib.import_module("tolerances")
     rows, measured = made.found(), json.loads(verify.TOLERANCES.read_text())
@@ -136,7 +136,9 @@ def test_the_committed_tolerances_are_of_records_from_elsewhere(monkeypatch):
     assert "Intel Xeon, bf16" in set(rows.kind)  # a second kind of processor
     for profile in profiles.PROFILES:
         for path in records.runs_folder(profile).glob("*.json"):
-            assert set(verify.tolerances(measured, records.load(path))) == set(verify.STATED), path
+            record = records.load(path)
+            known = record.spec["method"] in profiles.METHODS and set(verify.STATED)
+            assert set(verify.tolerances(measured, record)) == (known or set()), path
 
 
 @pytest.fixture
