@@ -11,7 +11,7 @@ from curlora_lite.replication import paper, records, runs
 
 USUAL, STEPS = "LoRA-16, lora_init=usual", "LoRA-16, schedule=steps"
 OURS, LORA, WIDE, HEAD = "CURLoRA-16", "LoRA-16", "CURLoRA-24", "Head only"
-TUNE = "smollm2-tune"
+TUNE, AT = "smollm2-tune", ["label", "learning_rate"]
 EVEN, MOVED = runs.BALANCED, ["moved", "percent"]
 
 
@@ -34,8 +34,7 @@ def frames(committed):
     papers["ratio"] = np.exp(papers.nats)
     papers["percent"], papers["moved"] = 100 * (papers.ratio - 1), 100 * papers.norm
     front, tuned = every[every.protocol.str.startswith("corrected")], runs.frame(TUNE, committed)
-    at = ["label", "learning_rate"]
-    front, tuned = (one.set_index(at).sort_index() for one in (front, runs.summary(tuned)))
+    front, tuned = (one.set_index(AT).sort_index() for one in (front, runs.summary(tuned)))
     front["gain"] = front.just_learned - front.just_learned[HEAD, 4e-3]
     made = {"audit": made["audit"], "papers": papers, "every": every, "rows": rows}
     return SimpleNamespace(**made, front=front, tuned=tuned[tuned.head_rate.isna()])
