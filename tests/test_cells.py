@@ -34,6 +34,10 @@ def keys(*names, **given):
     return {spec.key for spec in grid(None, *names, **given)}
 
 
+def rates(specs, *methods):
+    return {spec.learning_rate for spec in specs if spec.method in methods}
+
+
 @pytest.fixture
 def tuned(tmp_path):
     for name in ("tune/head-only", "tune"):
@@ -69,12 +73,14 @@ def test_the_committed_runs_are_those_of_the_cells(committed):
 
 
 def test_rates_stand_around_the_best_on_the_rows_for_tuning(tuned):
-    tune, best, basis = (grid(tuned, part) for part in ("tune", "best", "basis"))
+    tune, best, basis, frontier = (grid(tuned, p) for p in ("tune", "best", "basis", "frontier"))
     assert {(s.tune, s.profile, s.seed) for s in tune} == {(True, "smollm2-tune", 0)}
-    heads = {(s.method, s.head_rate) for s in (*tune, *best, *basis, *grid(tuned, "frontier"))}
+    heads = {(s.method, s.head_rate) for s in (*tune, *best, *basis, *frontier)}
     assert heads == {(m, None if m == "head-only" else 4e-3) for m in BEST}
     assert {(s.method, s.learning_rate) for s in best if s.seed == 4} == set(BEST.items())
-    assert {s.learning_rate for s in basis} == {2.5e-4, 1e-3}
+    assert rates(basis, "lora-xs") == rates(basis, *BEST) == {2.5e-4, 1e-3}
+    for method, best_first in {"curlora": 1e-3, "lora": 2.5e-4, "lora-xs": 1e-3}.items():
+        assert rates(frontier, method) == {best_first * f for f in (1 / 16, 1 / 4, 1 / 2, 1, 4)}
     lora = [spec for spec in tune if spec.method == "lora"]
     for acc_best, end in (None, "6.25e-05"), (1e-3, "0.001"):  # of equals the lower
         keep(tuned, lora, {"lora": acc_best})

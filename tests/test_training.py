@@ -62,9 +62,10 @@ def test_encode_joins_pairs_cuts_and_marks_missing_labels():
         training.check_rows(cut, "sst2", classes=2, vocabulary=100, context=4)
 
 
-BAD = [([], 0, "row 0 has 0 tokens, expected 1 to 4"), ([1] * 5, 0, "row 0 has 5 tokens, expect")]
+BAD = [([1] * n, 0, f"row 0 has {n} tokens, expected 1 to 4") for n in (0, 5)]
 BAD += [([0, 10], 0, "token ids from 0 to 10, expected within 0 to 9")]
-BAD += [([-1, 3], 0, "ids from -1 to 3, expected"), ([1], 2, "label 2, expected within 0 to 1")]
+BAD += [([-1, 3], 0, "token ids from -1 to 3, expected within 0 to 9")]
+BAD += [([1], 2, "label 2, expected within 0 to 1")]
 
 
 @pytest.mark.parametrize(("ids", "label", "message"), BAD)

@@ -76,10 +76,9 @@ DEVICE, PLACES = {"device": "another"}, "device platform python packages threads
 
 HELD = [
     # where all agrees, no number may move at all
-    *(
-        (what, by, {}, BITS, "no")
-        for what, by in {"loss": 1e-7, "norms": 1e-9, "answers": 1}.items()
-    ),
+    ("loss", 1e-7, {}, BITS, "no"),
+    ("norms", 1e-9, {}, BITS, "no"),
+    ("answers", 1, {}, BITS, "no"),
     ("weights", None, {}, BITS, "no"),
     ("nothing", None, DEVICE, BITS, "yes"),
     # elsewhere what no table states may; also with other threads, versions or packing
