@@ -92,7 +92,6 @@ def gpt2():
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
-    """Tiny models and texts in place of the embedded ones; its own cache and results folders."""
-    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
+    """Tiny models and texts in place of the embedded ones; its own results folder."""
     stand_in(monkeypatch.setattr)
     return tmp_path / "results"

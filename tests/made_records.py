@@ -1,8 +1,11 @@
 """Records with made-up numbers that a reader can work out, and the committed ones."""
 
+import linecache
+from pathlib import Path
+
 import nbformat
 
-from curlora_lite.replication import profiles, records
+from curlora_lite.replication import conclusions, profiles, records
 
 TASKS = ("mrpc", "sst2", "sentiment140")
 MAJORITY = {"mrpc": 0.68, "sst2": 0.51, "sentiment140": 1.0, "sentiment140, balanced": 0.5}
@@ -61,8 +64,21 @@ def committed_sentences(results, profile, notebook):
     """What a notebook's sentences say in its executed copy as it is committed."""
     book = nbformat.read(results / profile / "notebooks" / f"{notebook}.ipynb", 4)
     outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
-    return [
-        o.data["text/markdown"]
-        for o in outputs
-        if o.output_type == "display_data" and "text/markdown" in o.data
-    ]
+    shown = [output.data for output in outputs if output.output_type == "display_data"]
+    return [data["text/markdown"] for data in shown if "text/markdown" in data]
+
+
+def sentences(patch, notebook, **parameters):
+    """What a notebook's sentences and assertions show, its cells run here with parameters."""
+    shown, scope = [], {}
+    patch.setattr(conclusions, "display", lambda text: shown.append(text.data))
+    path = Path(__file__).parents[1] / "notebooks" / f"{notebook}.ipynb"
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "code":
+            # `holds` shows the source of the line that failed
+            linecache.cache[cell.id] = (0, None, cell.source.splitlines(), cell.id)
+            exec(compile(cell.source, cell.id, "exec"), scope)
+            if "parameters" in cell.metadata.get("tags", []):
+                assert parameters.keys() <= scope.keys()
+                scope |= parameters
+    return shown

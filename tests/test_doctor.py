@@ -1,20 +1,15 @@
 """`make doctor`: what it says of a machine made up here."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from made_records import committed_records
 
-from curlora_lite.replication import doctor, hub, machine, profiles, specs
-
-ROOT = Path(__file__).parent.parent
+from curlora_lite.replication import doctor, hub, machine, profiles, records, specs
 
 
 @pytest.fixture
-def made_up(monkeypatch, tmp_path):
-    """Eight gigabytes, no GPU, an empty cache, a hub that cannot be reached, a token."""
-    monkeypatch.setenv("CURLORA_CACHE", str(tmp_path / "cache"))
+def made_up(monkeypatch):
+    """Eight gigabytes, no GPU, a hub that cannot be reached, a token."""
     monkeypatch.delenv("CURLORA_MIRROR", raising=False)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setattr(machine, "default_device", lambda: "cpu")
@@ -110,7 +105,9 @@ def test_what_the_papers_models_take():
 
 def test_the_readme_says_what_they_take():
     """Its sentence was written by a person; its numbers are those that are computed."""
-    (line,) = [x for x in (ROOT / "README.md").read_text().splitlines() if "Nobody has run" in x]
+    (line,) = [
+        x for x in (records.ROOT / "README.md").read_text().splitlines() if "Nobody has run" in x
+    ]
     each = [(name, p) for name in ("gpt2-large", "mistral-7b") for p in ("fp32", "bf16")]
     for gigabytes, seconds in (takes(*one) for one in each):
         assert f"{gigabytes:.0f} GB" in line and doctor.duration(seconds) in line

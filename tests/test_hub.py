@@ -201,9 +201,9 @@ def said(monkeypatch, tmp_path):
 REFUSALS = [
     (401, "GatedRepo", "", "is gated. There is no token: ask for access at https://"),
     (403, "GatedRepo", "hf_secret", "is gated. The token in use has no grant: ask for access"),
-    (404, "RepoNotFound", "", "the hub says that there is no such model"),
-    (404, "RevisionNotFound", "", "the hub has no revision caa1feb0"),
-    (403, None, "", "the hub answered 403"),
+    (404, "RepoNotFound", "", "Repository Not Found for url: http"),
+    (404, "RevisionNotFound", "", "Revision Not Found for url: http"),
+    (403, None, "", "the hub answered: 403 Forbidden"),
 ]
 
 

@@ -135,27 +135,6 @@ def test_bf16_weights_agree_with_fp32(make, kind):
         assert (fast.float() - exact).norm() < 0.03 * exact.norm()
 
 
-def test_factors_and_norms():
-    layer = trained_layer()
-    W = layer.base.weight
-    assert torch.equal(layer.C, W[:, layer.cols]) and torch.equal(layer.R, W[layer.rows])
-    dense = ALPHA * (layer.C @ layer.U @ layer.R)
-    assert layer.update_norm() == pytest.approx(dense.norm().item(), rel=1e-10)
-    assert layer.weight_norm() == pytest.approx(W.norm().item(), rel=1e-12)
-
-
-@pytest.mark.parametrize("kind", ["linear", "conv1d"])
-def test_lora_is_eq_1(kind):
-    layer = LoRALinear(projection(kind, True), RANK, ALPHA, generator=gen())
-    nn.init.normal_(layer.B, generator=gen(5))
-    x = torch.randn(4, N_IN, generator=gen(6), dtype=torch.float64)
-    W = layer.base.weight.T if kind == "linear" else layer.base.weight
-    expected = x @ (W + ALPHA * layer.A @ layer.B) + layer.base.bias
-    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
-    dense = ALPHA * (layer.A @ layer.B)
-    assert layer.update_norm() == pytest.approx(dense.norm().item(), rel=1e-10)
-
-
 @pytest.mark.parametrize("kind", ["linear", "conv1d"])
 def test_lora_xs_trains_between_the_largest_singular_directions(kind):
     """L R is the best approximation of W of its rank; the layer adds alpha L M R."""

@@ -35,41 +35,25 @@ def test_code_that_was_moved_or_reformatted_computes_nothing_anew(computed):
     assert records.load(path).provenance.keys() == known
 
 
-def raised(path, patch):
-    patch.setattr(sequence, "VERSION", sequence.VERSION + 1)
+def other_label(*args, **named):
+    first, *rest = fake_task(*args, **named).to_list()
+    return data.Dataset.from_list([{**first, "label": 1 - first["label"]}, *rest])
 
 
-def other_packages(path, patch):
-    patch.setattr(records, "packages", lambda: {"torch": "another"})
+CHANGES = {
+    "version": (sequence, "VERSION", sequence.VERSION + 1),
+    "packages": (records, "packages", lambda: {"torch": "another"}),
+    "working copy": (records, "workspace", lambda: "another"),
+    "model": (models, "sha256", lambda name: "c" * 64),
+    "label": (data, "load_task", other_label),
+    "text": (data, "load_text", lambda part, source: "other words " * 60),
+}
 
 
-def other_model(path, patch):
-    patch.setattr(models, "sha256", lambda name: "c" * 64)
-
-
-def other_label(path, patch):
-    def load(*args, **named):
-        first, *rest = fake_task(*args, **named).to_list()
-        return data.Dataset.from_list([{**first, "label": 1 - first["label"]}, *rest])
-
-    patch.setattr(data, "load_task", load)
-
-
-def other_text(path, patch):
-    patch.setattr(data, "load_text", lambda part, source: "other words " * 60)
-
-
-def somebody_elses(path, patch):
-    edit(path, lambda content: content["provenance"].update(workspace="somebody"))
-
-
-CHANGES = [raised, other_packages, other_model, other_label, other_text, somebody_elses]
-
-
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_change_recomputes_and_keeps_the_old_one_aside(computed, monkeypatch, change):
     spec, results, path = computed
-    change(path, monkeypatch)
+    monkeypatch.setattr(*CHANGES[change])
     before = path.read_bytes()
     assert grids.reusable(spec, results) is not None  # still shown
     assert grids.reusable(spec, results, own=True) is None

@@ -45,14 +45,8 @@ def test_every_part_of_a_spec_is_in_its_key():
     spec = profiles.grid("embedded", "table1")[1]
     task = dataclasses.replace(spec.tasks[0], epochs=2)
     other_model = dataclasses.replace(spec.model, target_modules=("q_proj",))
-    others = [
-        {"seed": 5},
-        {"learning_rate": 1.0},
-        {"precision": "bf16"},
-        {"tune": True},
-        {"head_rate": 0.5},
-    ]
-    others += [{"protocol": dataclasses.replace(spec.protocol, shuffle=True)}]
+    others = [{"seed": 5}, {"learning_rate": 1.0}, {"precision": "bf16"}, {"tune": True}]
+    others += [{"head_rate": 0.5}, {"protocol": dataclasses.replace(spec.protocol, shuffle=True)}]
     others += [{"tasks": (task, *spec.tasks[1:])}, {"model": other_model}]
     keys = {dataclasses.replace(spec, **change).key for change in others}
     assert len(keys | {spec.key}) == 1 + len(others)

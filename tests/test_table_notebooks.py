@@ -2,21 +2,22 @@
 
 import shutil
 
-import nbformat
 import pytest
-from made_records import committed_sentences
+from made_records import committed_sentences, sentences
 
-from curlora_lite.replication import conclusions, machine, notebooks, records
+from curlora_lite.replication import (
+    conclusions,
+    data,
+    grids,
+    machine,
+    notebooks,
+    profiles,
+    records,
+)  # fmt: skip
 
-ROOT = records.ROOT
 TEXTS, DRAWN = ("csv", "md", "tex"), ("pdf", "png")
 WRITTEN = [f"{{}}{part}.{kind}" for part in ("", "_parameters", "_summary") for kind in TEXTS]
 WRITTEN += [f"{{}}_{p}.{kind}" for p in ("course", "perplexity") for kind in DRAWN]
-
-
-def code_of(table):
-    book = nbformat.read(ROOT / "notebooks" / f"{notebooks.TABLES[table]}.ipynb", 4)
-    return [cell.source for cell in book.cells if cell.cell_type == "code"]
 
 
 @pytest.fixture
@@ -25,17 +26,9 @@ def execute(committed, monkeypatch, tmp_path):
 
     def run(profile, table, **chosen):
         shutil.copytree(committed / profile / "runs", tmp_path / "results" / profile / "runs")
-        said, names = [], {}
         monkeypatch.setattr(records, "ROOT", tmp_path)
         monkeypatch.setattr(machine, "fast_precision", lambda: "bf16")
-        monkeypatch.setattr(conclusions, "display", lambda shown: said.append(shown.data))
-        parameters, *cells = code_of(table)
-        exec(parameters, names)
-        assert set(chosen) < set(names)
-        names |= {"profile": profile, **chosen}
-        for cell in cells:
-            exec(cell, names)
-        return said
+        return sentences(monkeypatch, notebooks.TABLES[table], profile=profile, **chosen)
 
     return run
 
@@ -68,3 +61,13 @@ def test_another_choice_is_shown_beside_the_sentences(execute, tmp_path, monkeyp
     folder = tmp_path / "results" / "embedded"
     assert (folder / "selections" / "ranks-8_methods-lora" / "tables" / "table1.md").exists()
     assert not (folder / "tables").exists() and not (folder / "runs.csv").exists()
+
+
+def test_one_run_walked_in_the_open_is_bit_for_bit_the_run_itself(tiny, monkeypatch):
+    """On tiny models, by the cells of `02_one_run`, beside its record."""
+    monkeypatch.setenv("CURLORA_RESULTS", str(tiny))
+    monkeypatch.setattr(data, "load_text", lambda part, source: "the news of the day " * 300)
+    chosen = {"methods": ["curlora"], "ranks": [8], "seeds": [0]}
+    grids.run_grid(profiles.grid("embedded-quick", "table1", **chosen), workers=1)
+    (said,) = sentences(monkeypatch, "02_one_run", profile="embedded-quick", rank=8)
+    assert "compared with its record: bit for bit" in said

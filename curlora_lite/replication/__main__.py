@@ -50,13 +50,13 @@ def reproduce(options):
 
     tables: compute nothing; tables and figures anew from the records there are, whoever's.
     """
-    from . import grids, profiles, runs, verdict
+    from . import grids, profiles, runs, tables
 
     profile, chosen = _profile(options), _chosen(options)
-    tables = profiles.profile_named(profile).tables
+    planned = profiles.profile_named(profile).tables
     if profile.startswith("audit"):
         raise ValueError(f"PROFILE: {profile} holds the audit's runs; `make audit` computes them")
-    specs = [spec for table in tables for spec in grids.plan(profile, table, **chosen)]
+    specs = [spec for table in planned for spec in grids.plan(profile, table, **chosen)]
     folder = records.outputs(profile, **chosen)
     if options.tables:
         found = [records.find(spec) for spec in specs]
@@ -69,7 +69,9 @@ def reproduce(options):
     else:
         found = _computed(specs, options, folder)
     _execute(notebooks.of_profile(profile), {"profile": profile, **chosen}, folder, options.tables)
-    verdict.show(runs.of_grid(found))
+    for table in planned:
+        summary = tables.summary(runs.of_grid(found), table)
+        print(tables.markdown(summary, f"Table {table[-1]}, {profile} profile"))
     lost = [run for run in found if run.status not in records.RESULTS]
     if lost:
         said = "; ".join(f"{run.spec['method']}-{run.spec['rank']}: {run.message}" for run in lost)

@@ -1,5 +1,6 @@
 """The audit's cells, as `cells.txt` lists them, and the runs that they ask for."""
 
+import functools
 import itertools
 import re
 from pathlib import Path
@@ -39,6 +40,7 @@ def grid(profile, cells, *, seeds=None, fast="fp32", results=None):
     ValueError where a best rate is asked for and not known (see `best_rate`).
     """
     whole, specs = profiles.profile_named(profile), []
+    best = functools.cache(lambda method: best_rate(profile, method, results))
     seeds = profiles.listed("seeds", seeds, ())
     precision = "bf16" if whole.source == "paper" else fast
     for cell in cells:
@@ -51,11 +53,11 @@ def grid(profile, cells, *, seeds=None, fast="fp32", results=None):
         plan = whole.tables.get(table, profiles.AUDIT_TABLE2)
         rates, own = [plan.learning_rate], seeds or plan.seeds
         if cell["rates"] != "-":
-            rates = [_rate(rate, profile, results) for rate in cell["rates"].split(",")]
+            rates = [_rate(rate, best) for rate in cell["rates"].split(",")]
         if cell["seeds"] != "-":
             own = [s for s in map(int, cell["seeds"].split(",")) if s in (seeds or [s])]
         if cell["heads"] != "-":
-            how["head_rate"] = _rate(cell["heads"], profile, results)
+            how["head_rate"] = _rate(cell["heads"], best)
         what = (cell["method"], None if cell["rank"] == "-" else int(cell["rank"]), protocol)
         for seed, rate in itertools.product(own, rates):
             how |= {"seed": seed, "learning_rate": rate}
@@ -68,9 +70,10 @@ def stage(cell):
     return int(cell["heads"] != "-") if cell["part"] in ("together", "tune") else 2
 
 
-def _rate(rate, profile, results):
+def _rate(rate, best):
+    """A rate as it is typed: a number, or a method's best (`best` of its name) times a factor."""
     method, factor = re.fullmatch(r"([a-z][a-z-]+)?(.*)", rate).groups()
-    return best_rate(profile, method, results) * FACTORS[factor] if method else float(rate)
+    return best(method) * FACTORS[factor] if method else float(rate)
 
 
 def best_rate(profile, method, results=None):
@@ -81,7 +84,7 @@ def best_rate(profile, method, results=None):
     (cell,) = chosen(profile, [f"tune/{method}"])
     asked = {spec.key: spec.learning_rate for spec in grid(profile, [cell], results=results)}
     rates, found = sorted(asked.values()), runs.frame(f"{profile}-tune", results)
-    found = found[found.run.isin(list(asked))]
+    found = found[found.run.isin(list(asked)) & (found.status != "out of memory")]
     if absent := set(rates) - set(found.learning_rate):
         raise ValueError(f"rates: no run of tune/{method} at {sorted(absent)}; CELLS=tune first")
     best = runs.summary(found).set_index("learning_rate").acc.reindex(rates).idxmax()

@@ -87,6 +87,7 @@ def obstacles(profile, specs, device):
     return reasons
 
 
+@functools.cache
 def hub_status():
     """`reachable`, `switched off` (HF_HUB_OFFLINE) or `not reachable`, within three seconds."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:

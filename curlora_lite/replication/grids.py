@@ -1,6 +1,5 @@
 """A grid of runs: which are missing, computed one by one or side by side, kept as they come."""
 
-import dataclasses
 import functools
 import multiprocessing
 import os
@@ -75,24 +74,20 @@ def reusable(spec, results=None, own=False, statuses=records.RESULTS, known=None
     given again. known: keeps these hashes from one call to the next.
     FetchError if model or data are not there and cannot be had.
     """
-    version = sequence.VERSION if own else None
-    record = records.find(spec, results, version, statuses, own == "anybody")
+    record = records.find(spec, results, statuses)
     if record is None or not own:
         return record
+    if record.version != sequence.VERSION or not first_contact.accepted(record):
+        return None
+    if own != "anybody" and not records.computed_here(record):
+        return None
     known = {} if known is None else known
-    shared = what_is_read(spec)
-    if shared not in known:
-        known[shared] = inputs.digests(shared)
-    model, read = known[shared]
-    same = first_contact.accepted(record)
-    same = same and all(read.get(name) == parts for name, parts in record.data.items())
+    read = (spec.model.name, spec.tasks, spec.protocol, spec.source, spec.tune)
+    if read not in known:
+        known[read] = inputs.digests(spec)
+    model, rows = known[read]
+    same = all(rows.get(name) == parts for name, parts in record.data.items())
     return record if same and record.model_sha256 == model else None
-
-
-def what_is_read(spec):
-    """The spec without that on which the model, text and rows it reads do not depend."""
-    same = {"method": "head-only", "rank": None, "seed": 0, "learning_rate": 1, "head_rate": None}
-    return dataclasses.replace(spec, **same)
 
 
 def _checkpoint(spec, results=None):

@@ -121,13 +121,8 @@ def _why(error, repository, path):
         token = "The token in use has no grant" if get_token() else "There is no token"
         page = f"https://huggingface.co/{repository.name}"
         return f" is gated. {token}: ask for access at {page}, then `hf auth login` or set HF_TOKEN"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        hidden = f"there is no such {repository.kind}, or that this token may not see it"
-        return f": the hub says that {hidden}. Check HF_ENDPOINT, and the token if you use one"
-    if isinstance(error, (errors.RevisionNotFoundError, errors.EntryNotFoundError)):
-        return f": the hub has no revision {repository.revision}"
-    if status := getattr(getattr(error, "response", None), "status_code", None):
-        return f": the hub answered {status}. Try again later, or use MIRROR=DIR"
+    if isinstance(error, errors.HfHubHTTPError):  # says what was asked for, and what may help
+        return f": the hub answered: {error}. Try again later, or use MIRROR=DIR"
     there = _command(repository, f"DIR/{repository.name}")
     return (
         f": the hub cannot be reached from here. Where it can be, run `{there}`, copy DIR here and "
@@ -150,13 +145,10 @@ def _rows(task, part):
     for file in files:
         try:
             table = parquet.read_table(file)
-        except (ArrowException, OSError) as error:
-            damaged = "not a whole parquet file. Delete it and get it again"
-            raise FetchError(f"{file}: {damaged}") from error
-        if lacking := [column for column in columns if column not in table.column_names]:
-            has = ", ".join(table.column_names)
-            raise FetchError(f"{file}: has no column {lacking[0]}; it has {has}")
-        rows += zip(*(table[column].to_pylist() for column in columns), strict=True)
+            rows += zip(*(table[column].to_pylist() for column in columns), strict=True)
+        except (ArrowException, OSError, KeyError) as error:
+            wanted = f"not a whole parquet file with columns {', '.join(columns)}"
+            raise FetchError(f"{file}: {wanted} ({error}). Delete it and get it again") from error
     expected, found = PINNED.get(f"{task}/{part}"), _digest(task, part, rows)
     if expected not in (None, found):
         said = f"its content's sha256 is {found}, expected {expected}"

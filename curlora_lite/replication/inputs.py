@@ -1,6 +1,5 @@
 """What a run reads: the rows and the text of its spec, as they are and as token ids."""
 
-import dataclasses
 import math
 
 import torch
@@ -25,24 +24,10 @@ def text_digest(spec):
 
 
 def examples(spec, task):
-    """part -> Dataset. Sentiment140 has further parts that are scored beside its evaluation rows:
-
-    `balanced` (as many negative as positive rows) where these are the first ones, all negative, and
-    `three classes` (rows kept out of training; not for tuning) where they are balanced and three
-    labels trained.
-    """
-    protocol, scored = spec.protocol, "tune" if spec.tune else "eval"
-    wanted = {"train": ("train", task.train_rows, protocol)}
-    wanted["eval"] = (scored, task.eval_rows, protocol)
-    if task.name == "sentiment140" and protocol.sentiment_eval == "first":
-        balanced = dataclasses.replace(protocol, sentiment_eval="balanced")
-        wanted["balanced"] = (scored, task.eval_rows // 2 * 2, balanced)
-    three = protocol.sentiment_eval == "balanced" and protocol.labels == "three"
-    if task.name == "sentiment140" and three and not spec.tune:
-        wanted["three classes"] = ("held-out", None, protocol)
+    """part -> Dataset (see `RunSpec.parts`)."""
     return {
-        name: data.load_task(task.name, part, rows, protocol=chosen, source=spec.source)
-        for name, (part, rows, chosen) in wanted.items()
+        name: data.load_task(task.name, part, rows, protocol=protocol, source=spec.source)
+        for name, (part, rows, protocol) in spec.parts(task).items()
     }
 
 

@@ -25,7 +25,7 @@ def fast_precision():
     thousand times as long.
     """
     if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if re.fullmatch(WITHOUT_BF16, os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()):
         return "fp32"
     has = processor()

@@ -125,10 +125,12 @@ def _tidy(book, inputs):
 def _inputs(source, parameters, profile):
     """A hash of all that an executed notebook shows: source, parameters, package and records.
 
-    The audit shows those on the paper's data beside its own.
+    The audit shows those on the paper's data beside its own, and what the checkout has of them.
     """
-    names = [profile, *["smollm2", "smollm2-tune"] * (source.stem == "audit")]
+    names = [profile, *["smollm2"] * (source.stem == "audit")]
     found = [path for name in names for path in sorted(records.runs_folder(name).glob("*.json"))]
+    for pattern in ["smollm2*/runs/*.json", "*/labels.json"] * (source.stem == "audit"):
+        found += sorted((records.ROOT / "results").glob(pattern))
     shown = [parameters, records.workspace(), records.code_sha256()]
     digest = hashlib.sha256(json.dumps(shown).encode())
     for path in [source, *found]:

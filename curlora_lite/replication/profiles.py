@@ -4,10 +4,10 @@ import dataclasses
 import itertools
 from dataclasses import dataclass, field
 
-from ..checks import known, whole
+from ..checks import known
 from . import paper
 from .protocol import Protocol
-from .specs import LARGEST_RANK, METHODS, ModelSpec, RunSpec, TaskSpec
+from .specs import METHODS, ModelSpec, RunSpec, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -142,16 +142,11 @@ def grid(profile, table, *, ranks=None, seeds=None, methods=None, protocol=None,
     methods = listed("methods", methods, chosen.methods)
     for method in methods:
         known("methods", method, METHODS)
-    largest = LARGEST_RANK[plan.model.name]
-    for rank in ranks:
-        whole("ranks", rank, 1)
-        if rank > largest:
-            raise ValueError(f"ranks: got {rank}, expected at most {largest} for {plan.model.name}")
     if not isinstance(protocol, Protocol):
         protocol = Protocol.parse(protocol) if protocol else chosen.protocol
     cells = [("head-only", None)] * ("head-only" in methods)
     cells += [(method, rank) for rank in ranks for method in methods if method != "head-only"]
-    how = {"precision": precision or plan.precision or fast, "checkpointing": checkpointing}
+    how = {"precision": precision or plan.precision or fast, "checkpointing": bool(checkpointing)}
     each = [(seed, cell) for cell in cells for seed in seeds or plan.more.get(cell[1], plan.seeds)]
     each.sort(key=lambda one: one[0])
     return [run_spec(chosen, table, plan, *cell, protocol, seed=seed, **how) for seed, cell in each]

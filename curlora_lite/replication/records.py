@@ -111,25 +111,26 @@ def load(path):
         raise ValueError(f"{path}: not a whole run record ({error})") from error
 
 
-def find(spec, results=None, version=None, statuses=RESULTS, anybodys=False):
-    """The finished (or diverged) record of a spec equal to this one, or None.
+def find(spec, results=None, statuses=RESULTS):
+    """The record of a spec equal to this one, or None: whoever's (see `grids.reusable`).
 
-    version: of the numbers: only a record of this one that this working copy computed
-    (those that came with a clone are somebody else's) with the packages as they are now; anybodys:
-    or any other has. statuses: which records count. A damaged file counts as absent.
+    statuses: which records count. A damaged file counts as absent.
     """
     path = runs_folder(spec.profile, results) / f"{spec.key}.json"
     try:
         record = load(path)
     except (FileNotFoundError, ValueError):
         return None
-    if record.spec != spec.to_dict() or record.status not in statuses:
-        return None
-    if version is None:
-        return record
-    here = {} if anybodys else {"workspace": workspace(), "packages": packages()}
-    same = all(record.provenance.get(name) == value for name, value in here.items())
-    return record if same and record.version == version else None
+    return record if record.spec == spec.to_dict() and record.status in statuses else None
+
+
+def computed_here(record):
+    """Whether this working copy computed it, with the packages as they are now.
+
+    Records that came with a clone are somebody else's.
+    """
+    here = {"workspace": workspace(), "packages": packages()}
+    return all(record.provenance.get(name) == value for name, value in here.items())
 
 
 def workspace():
@@ -200,6 +201,6 @@ def short(commit):
 
 def _git(*arguments):
     """Of this repository alone: git would also find one around it, or one that a hook is of."""
-    command = ["git", "-C", str(ROOT), "--git-dir=.git", "--work-tree=.", *arguments]
-    done = subprocess.run(command, check=True, capture_output=True)
+    command = ["git", "--no-optional-locks", "-C", str(ROOT), "--git-dir=.git", "--work-tree=."]
+    done = subprocess.run([*command, *arguments], check=True, capture_output=True)
     return done.stdout.decode(errors="replace").strip()

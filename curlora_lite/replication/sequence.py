@@ -17,13 +17,15 @@ from . import checkpoints, data, first_contact, inputs, llama, machine, memory, 
 from .accuracy import Accuracy
 from .baselines import LoRAXSConfig
 from .fetch import writing
+from .protocol import Protocol
 
 # Of the numbers: raised by hand whenever a change moves any of them (tests/stored_run.json tells).
 # A record is reused under the same one only.
 VERSION = 2
 HEAD_SEED = 1311  # the author's, set just before each task's head is made
-# The runs whose trained adapter is kept beside their records, for others to load.
-KEPT_ADAPTER = {"profile": "smollm2", "method": "curlora", "rank": 16, "seed": 0}
+# Of PROFILE=smollm2, CURLoRA-16, seed 0: the runs whose trained adapter is kept for others to load
+KEPT = {(Protocol.parse(said), rate) for said, rate in
+        (("published", 2.5e-4), ("corrected,perplexity=halves", 1e-3))}  # fmt: skip
 
 
 def run(spec, progress=lambda what, examples=0: None, checkpoint=None):
@@ -34,7 +36,7 @@ def run(spec, progress=lambda what, examples=0: None, checkpoint=None):
     A loss that is not finite ends the run with status `diverged`, too little memory with
     `out of memory`; what was measured stays.
     checkpoint: a path; the state after each task is kept there, and a run that finds its own there
-    goes on from it, to the same numbers (see `checkpoints`). Of a run that `KEPT_ADAPTER` means the
+    goes on from it, to the same numbers (see `checkpoints`). Of the runs in `KEPT` the
     adapter as it is at the end, without the tasks' heads, goes into `adapters/<record's name>`
     beside the checkpoint's folder.
     Source: §6.4.
@@ -54,7 +56,7 @@ def run(spec, progress=lambda what, examples=0: None, checkpoint=None):
             record.model_sha256 = loaded.sha256
             record.sources = {"model": loaded.origin, "data": data.origins(spec.source)}
             _sequence(spec, loaded, record, progress, checkpoint, start)
-            if checkpoint and KEPT_ADAPTER.items() <= record.spec.items():
+            if checkpoint and _kept(spec):
                 folder = Path(checkpoint).parents[1] / "adapters" / spec.key
                 with writing(folder):
                     save_adapter(loaded.model, folder)
@@ -70,6 +72,11 @@ def run(spec, progress=lambda what, examples=0: None, checkpoint=None):
                 torch.cuda.empty_cache()
     record.seconds += time.perf_counter() - start
     return record
+
+
+def _kept(spec):
+    what = (spec.profile, spec.method, spec.rank, spec.seed) == ("smollm2", "curlora", 16, 0)
+    return what and (spec.protocol, spec.learning_rate) in KEPT
 
 
 @contextlib.contextmanager

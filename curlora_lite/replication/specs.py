@@ -106,7 +106,9 @@ class RunSpec:
         for field in ("batch", "max_length", "text_tokens", "text_window"):
             whole(field, getattr(self, field), 1)
         if self.method != "head-only":
-            whole("rank", self.rank, 1)
+            largest, name = LARGEST_RANK[self.model.name], self.model.name
+            if whole("rank", self.rank, 1) > largest:
+                raise ValueError(f"rank: got {self.rank}, expected at most {largest} for {name}")
         finite("alpha", self.alpha)
         for name, rate in (("learning_rate", self.learning_rate), ("head_rate", self.head_rate)):
             if rate is not None and not finite(name, rate) > 0:
@@ -153,17 +155,31 @@ class RunSpec:
         """How long scoring one row of the task called `task` takes, relative to others."""
         return TOKENS[self.source][task] * self.model.weight
 
+    def parts(self, task):
+        """part -> (part of the source, rows, protocol) that a task is trained and scored on.
+
+        Sentiment140 has further parts that are scored beside its evaluation rows: `balanced` (as
+        many negative as positive rows) where these are the first ones, all negative, and `three
+        classes` (all rows kept out of training; not for tuning) where they are balanced and three
+        labels trained.
+        """
+        protocol, scored = self.protocol, "tune" if self.tune else "eval"
+        found = {"train": ("train", task.train_rows, protocol)}
+        found["eval"] = (scored, task.eval_rows, protocol)
+        if task.name == "sentiment140" and protocol.sentiment_eval == "first":
+            balanced = dataclasses.replace(protocol, sentiment_eval="balanced")
+            found["balanced"] = (scored, task.eval_rows // 2 * 2, balanced)
+        three = protocol.sentiment_eval == "balanced" and protocol.labels == "three"
+        if task.name == "sentiment140" and three and not self.tune:
+            found["three classes"] = ("held-out", None, protocol)
+        return found
+
     def cost(self):
         """Relative time of the run, for estimates; perplexity is left out."""
         total, last = 0, len(self.tasks)
         for place, task in enumerate(self.tasks):
-            scored = task.eval_rows * (last - place)
-            if task.name == "sentiment140" and self.protocol.sentiment_eval == "first":
-                scored += task.eval_rows  # balanced rows beside them
-            three = self.protocol.labels == "three" and not self.tune
-            if task.name == "sentiment140" and self.protocol.sentiment_eval == "balanced" and three:
-                scored += HELD_OUT[self.source]
-            rows = self.training_cost * task.train_rows * task.epochs + scored
+            _, *scored = (rows or HELD_OUT[self.source] for _, rows, _ in self.parts(task).values())
+            rows = self.training_cost * task.train_rows * task.epochs + sum(scored) * (last - place)
             total += rows * self.row_cost(task.name)
         return total
 
