@@ -20,9 +20,7 @@ from .peft_files import export_to_peft
 
 
 def __getattr__(name):
-    if (
-        name == "AdapterCheckpoints"
-    ):  # imported when asked for: it takes the Trainer's modules along
+    if name == "AdapterCheckpoints":  # not before: it takes the Trainer's modules along
         from .trainer import AdapterCheckpoints
 
         return AdapterCheckpoints
@@ -31,6 +29,7 @@ def __getattr__(name):
 
 __version__ = "0.2.0"
 __all__ = [
+    "AdapterCheckpoints",
     "AdapterFileError",
     "CURLoRAConfig",
     "LoRAConfig",

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from . import heads, weights
 from .adapters import attach, trainable_as_before
 from .attached import base_for, config_of, heads_of, layers_of, left_out, refuse_merged
-from .base_check import CHECKS, PRECISIONS, checksum, checksums, other_base
+from .base_check import CHECKS, checksum, checksums, not_wrapped, other_base, other_rest
 from .checks import known
 from .configs import CURLoRAConfig, LoRAConfig
 from .layers import CURLoRALinear, LoRALinear, adapter_dtype
@@ -41,9 +41,10 @@ def save_adapter(model, folder, name=None):
     """Write the adapter called `name` (the active one, if None) into `folder`, made if need be.
 
     CURLoRA: U (n, r, r) as trained, rows and columns (n, r) as int32, of n projections. LoRA:
-    A (in, r) and B (r, out) of each. Both: a checksum of columns and rows of each frozen weight.
-    Returns how many bytes that takes: Mistral-7B at rank 16, some 115 KB. ValueError, saying where,
-    for numbers that are not finite. Modules trained whole stand beside them as they are.
+    A (in, r) and B (r, out) of each. Both: a checksum of columns and rows of each frozen weight,
+    and the last number of each other frozen parameter. Returns how many bytes that takes:
+    Mistral-7B at rank 16, some 115 KB. ValueError, saying where, for numbers that are not finite.
+    Modules trained whole stand beside them as they are.
     Warns of what is trainable in the model and belongs to no adapter: it is not saved.
     A save that fails, for want of space, say, leaves what was in the folder.
     """
@@ -56,7 +57,8 @@ def save_adapter(model, folder, name=None):
         "kind": next(kind for kind, known in CONFIGS.items() if isinstance(config, known)),
         "config": dataclasses.asdict(config),
         "projections": {path: checksum(layer) for path, layer in layers.items()},
-        "rounded": {str(dtype): checksums(layers, dtype) for dtype in PRECISIONS[1:]},
+        "rounded": {str(dtype): checksums(layers, dtype) for dtype in weights.PRECISIONS[1:]},
+        "frozen": {n: last for n, (p, last) in not_wrapped(model).items() if not p.requires_grad},
         "heads": list(trained),
     }
     tensors = _tensors(layers) | heads.finite_tensors(trained)
@@ -97,7 +99,8 @@ def load_adapter(model, folder, name="default", check_base="rounded"):
     check_base: which frozen weights to accept. `exact`: those it was trained on, bit for bit.
     `rounded`: or the same in another precision, with a warning. `shapes`: any of these shapes.
 
-    Every number is as it was saved, bit for bit. AdapterFileError, saying which file and what was
+    Every number is as it was saved, bit for bit; but a head's are rounded, with a warning, where
+    the model's own is of a coarser precision. AdapterFileError, saying which file and what was
     expected, for a folder that lacks a file, a damaged or foreign file, projections or shapes that
     the model does not have, indices out of range, numbers that are not finite, or frozen weights
     other than those the adapter was trained on; ValueError if the name is taken. The model is then
@@ -123,7 +126,8 @@ def load_adapter(model, folder, name="default", check_base="rounded"):
         trained = _heads(model, description, tensors, folder)
         for place, path in enumerate(paths):
             layers[path] = _layer(bases[path], config, tensors, path, place, folder / TENSORS)
-        if (unlike := other_base(layers, description, check_base)) is not None:
+        unlike = other_base(layers, description, check_base)
+        if unlike := unlike or other_rest(model, description, check_base):
             raise AdapterFileError(f"{folder}: {unlike}")
         if description.get("tensors_sha256", digest) != digest:  # older versions wrote none
             raise AdapterFileError(f"{folder / TENSORS}: not the one saved with {DESCRIPTION}")
@@ -201,7 +205,8 @@ def _heads(model, description, tensors, folder):
     """{path -> module} of those trained whole: copies of the model's, with the saved numbers."""
     paths = description.get("heads", [])  # older versions had none
     there = dict(named_modules(model, seen=False))
-    for path in paths if isinstance(paths, list) else [paths]:
+    paths = paths if isinstance(paths, list) else [paths]
+    for path in paths:
         if not isinstance(path, str) or path not in there:
             raise AdapterFileError(
                 f"{folder}: this {type(model).__name__} has no module {path!r} to train whole"
@@ -209,10 +214,14 @@ def _heads(model, description, tensors, folder):
     made = heads.copies(model, paths)
     for name, tensor in heads.tensors(made).items():
         shape, file = tuple(tensor.shape), folder / TENSORS
-        value = _take(tensors, name, None, shape, tensor.dtype, file).to(tensor.dtype)
+        saved = _take(tensors, name, None, shape, tensor.dtype, file)
+        value = saved.to(tensor.dtype)
         if not torch.isfinite(value).all():
             raise AdapterFileError(f"{file}: {name} holds numbers that are not finite")
         tensor.data.copy_(value)
+        if not torch.equal(tensor.data, saved):
+            said = f"{name}: saved in {saved.dtype}, and rounded to this model's {tensor.dtype}"
+            warnings.warn(said, stacklevel=4)
     return made
 
 

@@ -19,8 +19,8 @@ from .attached import (
     refuse_merged,
     refuse_others,
     resize_token_embeddings,
+    save_pretrained,
 )
-from .checks import known
 from .configs import ALL_LINEAR
 from .layers import AdapterLayer
 from .modules import (
@@ -39,7 +39,7 @@ def projections(model, target_modules, apart=()):
     In the model's order, without those within the modules named `apart`, which are trained whole.
     ValueError, naming those there are, if a target matches nothing.
     """
-    linear = {n: m for n, m in named_modules(model) if isinstance(m, (nn.Linear, Conv1D))}
+    linear = {n: m for n, m in named_modules(model) if n and isinstance(m, (nn.Linear, Conv1D))}
     there = {n: m for n, m in linear.items() if not heads.within(n, apart)}
     chosen = set()
     for target in [target_modules] if isinstance(target_modules, str) else target_modules:
@@ -80,6 +80,8 @@ def add_adapters(model, config, name="default"):
     """
     warn_of_parameters_unknown_to(model)
     model = unwrapped(model)
+    if getattr(model, "peft_config", None):
+        raise ValueError("model: has adapters of PEFT's; merge or unload them there first")
     base = base_for(model, name)
     weights.prepare(model)
     with base, trainable_as_before(model):
@@ -125,8 +127,9 @@ def attach(model, layers, trained, config, name):
     attached.layers[name], attached.heads[name] = layers, trained
     attached.configs[name] = config
     model.__dict__["_curlora"] = attached
-    if hasattr(model, "resize_token_embeddings"):
-        model.resize_token_embeddings = functools.partial(resize_token_embeddings, model)
+    for method in (resize_token_embeddings, save_pretrained):
+        if hasattr(model, method.__name__) and method.__name__ not in vars(model):
+            setattr(model, method.__name__, functools.partial(method, model))
     install(model, name)
 
 
@@ -138,9 +141,8 @@ def set_adapter(model, name):
     holding the parameters that it was given.
     ValueError, naming those there are, for an unknown name; or while an adapter is merged.
     """
-    known("name", name, attached_to(model).layers)
     warn_of_parameters_unknown_to(model)
-    install(unwrapped(model), name)
+    install(unwrapped(model), named(model, name))
 
 
 def active_adapter(model):
@@ -197,7 +199,7 @@ def merge_adapters(model, name=None):
 def _merged(model, layers):
     wrapped = {id(layer.base.weight) for layer in layers.values()}
     seen = [n for n, p in named_tensors(model, seen=False) if id(p) in wrapped]
-    if len(seen) > len(layers) or weights.tied_head(model):
+    if len(seen) > len(wrapped) or weights.tied_head(model):
         raise ValueError(f"model: a weight of the adapter is tied: {', '.join(seen)}; untie it")
     return {
         name: weights.sound(f"model: the merged weight of {name}", layer.merged_weight())
@@ -244,6 +246,7 @@ def fold_adapter(model, name=None):
     for head in heads_of(model).values():
         head.requires_grad_(False)
     folded, attached.merged, attached.own = list(attached.merged), {}, {}
+    attached.folded = True
     _forget(model, [name])
     return folded
 
@@ -275,7 +278,9 @@ def _forget(model, names):
     if attached.active in names:
         attached.active = None
     if not attached.layers:
-        model.__dict__.pop("resize_token_embeddings", None)
+        for method in (resize_token_embeddings, save_pretrained):
+            if getattr(vars(model).get(method.__name__), "func", None) is method:
+                delattr(model, method.__name__)
 
 
 def adapter_layers(model):

@@ -1,6 +1,7 @@
 """What a model carries beside its modules: its adapters by name, of which one stands in it."""
 
 import contextlib
+import warnings
 from dataclasses import dataclass, field
 
 from . import heads, weights
@@ -14,7 +15,7 @@ class Attached:
     layers: name -> {projection -> adapter layer}. heads: name -> {path -> trained copy of the
     module there}. active: the name of the one that stands in the model, or None. own: {path -> the
     model's module whose place a head has taken}. merged: {projection -> the frozen weight as it
-    was} of a merged adapter.
+    was} of a merged adapter. folded: whether one was left in the weights for good.
     """
 
     layers: dict = field(default_factory=dict)
@@ -23,6 +24,12 @@ class Attached:
     active: str | None = None
     own: dict = field(default_factory=dict)
     merged: dict = field(default_factory=dict)
+    folded: bool = False
+
+    @property
+    def stands(self):
+        """Whether an adapter stands in the model and is not merged."""
+        return self.active is not None and not self.merged
 
 
 def attached_to(model):
@@ -99,7 +106,7 @@ def install(model, name):
         head = submodule(model, path)
         attached.heads[attached.active][path] = head
         heads.follow(own, head)
-        replace(model, path, own)
+        replace(model, path, own.train(head.training))
     attached.active, attached.own = name, {}
     for projection, layer in attached.layers.get(name, {}).items():
         standing = submodule(model, projection)
@@ -114,7 +121,7 @@ def install(model, name):
     for path, head in attached.heads.get(name, {}).items():
         attached.own[path] = submodule(model, path)
         heads.follow(head, attached.own[path])
-        replace(model, path, head.train(model.training))
+        replace(model, path, head.train(attached.own[path].training))
 
 
 def base_for(model, name):
@@ -157,3 +164,15 @@ def resize_token_embeddings(model, *args, **kwargs):
         resized = resize(model, *args, **kwargs)
     install(model, active)
     return resized
+
+
+def save_pretrained(model, *args, **kwargs):
+    """The model's own, with a warning where what it writes is no model that can be loaded."""
+    if attached_to(model).stands:
+        warnings.warn(
+            "model: an adapter stands in it, so that from_pretrained would not find the weights of "
+            "the projections: call merge_adapters first, or save_adapter, or give the Trainer "
+            "AdapterCheckpoints",
+            stacklevel=2,
+        )
+    return type(model).save_pretrained(model, *args, **kwargs)

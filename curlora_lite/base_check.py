@@ -1,15 +1,21 @@
-"""Whether an adapter stands on the frozen weights that it was trained on: by checksums of these."""
+"""Whether an adapter stands on the frozen weights that it was trained on: by checksums of these,
+and by the last number of every other parameter.
+"""
 
 import hashlib
+import math
 import warnings
 
 import torch
+from torch import nn
 
 from . import weights
+from .attached import attached_to
+from .heads import within
 from .layers import CURLoRALinear
+from .modules import named_tensors
 
 CHECKS = ("rounded", "exact", "shapes")
-PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def checksum(layer, dtype=None):
@@ -37,6 +43,22 @@ def checksums(layers, dtype):
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
+def not_wrapped(model):
+    """{name -> (parameter, its last number)} of what no adapter of `model` wraps or trains whole.
+
+    Without what is quantised, kept elsewhere, or not finite.
+    """
+    attached, found = attached_to(model), {}
+    own = [path for part in (attached.layers, attached.heads) for n in part for path in part[n]]
+    for name, tensor in named_tensors(model):
+        plain = isinstance(tensor, nn.Parameter) and tensor.dtype in weights.PRECISIONS
+        if plain and tensor.numel() and not tensor.is_meta and not weights.quantised(tensor):
+            last = tensor.detach()[(-1,) * tensor.dim()].item()
+            if math.isfinite(last) and not within(name, own):
+                found[name] = tensor, last
+    return found
+
+
 def other_base(layers, description, check):
     """What is wrong with the weights that the layers stand on, or None. check: one of `CHECKS`.
 
@@ -51,7 +73,7 @@ def other_base(layers, description, check):
     rounded = rounded if isinstance(rounded, dict) else {}
     # finer than what it was trained on, and rounded to it the same; or coarser, rounded from it,
     # some of them perhaps (T5 keeps a part in fp32)
-    finer = all(expected[p] in [checksum(layers[p], d) for d in PRECISIONS] for p in others)
+    finer = all(expected[p] in [checksum(layers[p], d) for d in weights.PRECISIONS] for p in others)
     coarser = any(rounded.get(str(d)) == checksums(layers, d) for d in dtypes)
     if check == "rounded" and (finer or coarser):
         warnings.warn(
@@ -65,3 +87,22 @@ def other_base(layers, description, check):
         f"{checksum(layers[others[0]])}, expected {expected[others[0]]}). Load it into the same "
         f"base model; check_base ({check}) says what counts as such"
     )
+
+
+def other_rest(model, description, check):
+    """What is wrong with the frozen parameters that no adapter wraps, or None; as `other_base`."""
+    frozen = description.get("frozen")  # older versions wrote none
+    for name, (tensor, last) in not_wrapped(model).items():
+        expected = frozen.get(name, last) if isinstance(frozen, dict) else last
+        finer, coarser = _rounded(last, *weights.PRECISIONS), _rounded(expected, tensor.dtype)
+        same = check == "rounded" and (expected in finer or last in coarser)
+        if last != expected and not same and check != "shapes":
+            return (
+                f"{name} was another when this adapter was trained; it was frozen, so not saved. "
+                "Load it into that model (an adapter folded in? new rows of an embedding?)"
+            )
+    return None
+
+
+def _rounded(number, *dtypes):
+    return [torch.tensor(number, dtype=torch.float64).to(dtype).item() for dtype in dtypes]

@@ -64,9 +64,8 @@ def _targets(value):
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(
-                f"target_modules: {pattern!r} is no regular expression ({error})"
-            ) from error
+            said = f"target_modules: {pattern!r} is no regular expression ({error})"
+            raise ValueError(said) from error
     return str(value) if isinstance(value, str) else found
 
 

@@ -42,10 +42,7 @@ def as_selection(selection):
     """Turn a name in `SELECTIONS`, or a `Selection`, into a `Selection`; ValueError otherwise."""
     if isinstance(selection, Selection):
         return selection
-    if selection not in tuple(SELECTIONS):
-        raise ValueError(
-            f"selection: got {selection!r}, expected a Selection or one of {', '.join(SELECTIONS)}"
-        )
+    known("selection", selection, SELECTIONS)
     return SELECTIONS[selection]
 
 
@@ -158,11 +155,6 @@ def product_norm(left, middle, right):
     left, middle, right = (t.detach().double() for t in (left, middle, right))
     square = (middle.T @ (left.T @ left) @ middle * (right @ right.T).T).sum()
     return square.clamp_min(0).sqrt().item()
-
-
-def norm_bound(left, middle, right):
-    """||L||_F ||M||_F ||R||_F, which `product_norm` never exceeds. Source: Eq. 14."""
-    return norm(left) * norm(middle) * norm(right)
 
 
 def norm(M):

@@ -56,8 +56,11 @@ class AdapterLayer(nn.Module):
                     f"base: its weight is packed into {tuple(weight.shape)}, expected {expected}; "
                     "quantise with bitsandbytes or torchao"
                 )
-            if not weight.is_floating_point():
-                raise TypeError(f"base: its weight is {weight.dtype}, expected a floating type")
+            if weight.dtype not in weights.PRECISIONS:  # fp8 has scales beside it
+                raise TypeError(
+                    f"base: its weight is {weight.dtype}, expected a floating type of 16 bits or "
+                    "more; quantise with bitsandbytes or torchao"
+                )
         self.base = base.requires_grad_(False)
 
     def __setattr__(self, name, value):
@@ -215,14 +218,15 @@ class CURLoRALinear(AdapterLayer):
             self.basis = self._basis()
 
     def stand_on(self, base):
-        super().stand_on(base)
-        if "rows" in self._buffers:
+        if ready := "rows" in self._buffers:
             last = [int(indices.max()) for indices in (self.rows, self.cols)]
             if any(i >= n for i, n in zip(last, weights.shape(base), strict=True)):
                 raise ValueError(
                     f"base: its weight is now {weights.shape(base)}, but the adapter uses row "
                     f"{last[0]} and column {last[1]}; remove the adapter"
                 )
+        super().stand_on(base)
+        if ready:
             self.basis = self._basis()
 
     def share_basis(self, other):

@@ -69,9 +69,7 @@ def t_interval(values, level=0.95):
     """
     values = [float(v) for v in values]
     if len(values) < 2:
-        raise ValueError(
-            f"values: got {len(values)}, expected at least 2 for an interval over seeds"
-        )
+        raise ValueError(f"values: got {len(values)}, expected at least 2, one a seed")
     mean, spread = statistics.fmean(values), statistics.stdev(values)
     half = stats.t.ppf((1 + level) / 2, len(values) - 1) * spread / math.sqrt(len(values))
     return Interval(mean, mean - half, mean + half, len(values))
@@ -85,8 +83,6 @@ def paired(first, second, level=0.95):
     two pairs.
     """
     first, second = list(first), list(second)
-    if len(first) != len(second):
-        raise ValueError(f"got {len(first)} values and {len(second)}, expected pairs")
     found = t_interval([a - b for a, b in zip(first, second, strict=True)], level)
     if found.high - found.low <= 1e-9 * max(1.0, abs(found.mean)):  # rounding alone
         p = 1.0 if abs(found.mean) <= 1e-9 else math.nan

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from . import weights
 from .adapter_files import warn_of_what_is_left_out, write_together
-from .attached import config_of, heads_of, layers_of, refuse_merged
+from .attached import attached_to, config_of, heads_of, layers_of, refuse_merged
 from .checks import finite
 from .heads import finite_tensors
 from .modules import named_modules, unwrapped
@@ -39,7 +39,7 @@ def export_to_peft(model, folder, name=None):
     refuse_merged(model)
     model = unwrapped(model)
     layers, config = layers_of(model, name), config_of(model, name)
-    trained = heads_of(model, name)
+    trained, named = heads_of(model, name), getattr(model, "config", None)
     warn_of_what_is_left_out(model)
     if past := [path for path, layer in layers.items() if layer.computed_with]:
         warnings.warn(
@@ -47,8 +47,15 @@ def export_to_peft(model, folder, name=None):
             "PEFT would leave the adapter out: compare what it answers, or merge_adapters instead",
             stacklevel=3,
         )
+    if folded := attached_to(model).folded:
+        warnings.warn(
+            "model: an earlier adapter was folded into its weights, on which this one stands: save "
+            "that model too, and serve this over it",
+            stacklevel=3,
+        )
     tensors = {}
     for path, layer in layers.items():
+        layer.refresh()  # one that is not active stayed where it was
         for key, tensor in zip(("lora_A", "lora_B"), layer.as_lora(), strict=True):
             stored = weights.sound(f"{key} of {path}", tensor.detach().float())
             tensors[f"{path}.{key}.weight"] = stored.cpu()
@@ -57,7 +64,7 @@ def export_to_peft(model, folder, name=None):
     adapter_config = {
         "peft_type": "LORA",
         "task_type": task_type(model),
-        "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None),
+        "base_model_name_or_path": None if folded else getattr(named, "_name_or_path", None),
         "r": config.rank,
         "lora_alpha": finite("alpha times rank", config.alpha * config.rank),
         "target_modules": _targets(model, list(layers)),

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 from unittest import mock
 
 from torch import nn
@@ -24,33 +25,36 @@ class AdapterCheckpoints(TrainerCallback):
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
         model = unwrapped(model)
-        if hasattr(model, "save_pretrained") and "save_pretrained" not in vars(model):
+        own = getattr(vars(model).get("save_pretrained"), "func", None)
+        if hasattr(model, "save_pretrained") and own is not _save_pretrained:
             model.save_pretrained = functools.partial(_save_pretrained, model)
             model.register_load_state_dict_post_hook(_forgive_what_is_frozen)
 
     on_train_begin = on_init_end  # where it was added to a Trainer made before
 
 
-def _save_pretrained(model, folder, state_dict=None, is_main_process=True, **kwargs):
-    if _adapted(model):
+def _save_pretrained(model, save_directory, is_main_process=True, state_dict=None, **kwargs):
+    hidden = contextlib.nullcontext()
+    if attached_to(model).stands:
         kept = {name for name, _ in named_tensors(model, seen=False)} - frozen(model)
         state_dict = model.state_dict() if state_dict is None else state_dict
         state_dict = {k: tensor for k, tensor in state_dict.items() if _plain(k) in kept}
         if is_main_process:
-            save_adapter(model, folder)
+            save_adapter(model, save_directory)
+        # names as the model has them: under those of the hub what is resumed would not be found
+        if "save_original_format" in inspect.signature(type(model).save_pretrained).parameters:
+            kwargs["save_original_format"] = False
         # it would write the quantised weights, whatever it is given
         hidden = mock.patch.object(model, "hf_quantizer", None, create=True)
-    else:
-        hidden = contextlib.nullcontext()
     kwargs |= {"state_dict": state_dict, "is_main_process": is_main_process}
     with hidden:
-        type(model).save_pretrained(model, folder, **kwargs)
+        type(model).save_pretrained(model, save_directory, **kwargs)
 
 
 def _forgive_what_is_frozen(model, keys):
     """A checkpoint without any of the frozen parameters is whole: none of them is missing."""
     left = frozen(model)
-    if _adapted(model) and left <= {_plain(key) for key in keys.missing_keys}:
+    if attached_to(model).stands and left <= {_plain(key) for key in keys.missing_keys}:
         keys.missing_keys[:] = [key for key in keys.missing_keys if _plain(key) not in left]
 
 
@@ -60,12 +64,6 @@ def frozen(model):
     trained = {id(p) for p in model.parameters() if p.requires_grad}
     found = [(n, t) for n, t in named_tensors(model, seen=False) if isinstance(t, nn.Parameter)]
     return {n for n, p in found if id(p) not in trained and not within(n, whole)}
-
-
-def _adapted(model):
-    """Whether an adapter stands in the model and is not merged."""
-    attached = attached_to(model)
-    return attached.active is not None and not attached.merged
 
 
 def _plain(key):

@@ -212,11 +212,9 @@ def _training_mode(backbone, dropout, checkpointing):
     backbone.train(dropout or checkpointing)
     rates = []
     if not dropout:
-        for module in backbone.modules():
-            name = "p" if isinstance(module, torch.nn.Dropout) else "attention_dropout"
-            if isinstance(getattr(module, name, None), float):
-                rates.append((module, name, getattr(module, name)))
-                setattr(module, name, 0.0)
+        rates = [(module, name, getattr(module, name)) for module, name in _dropouts(backbone)]
+        for module, name, _ in rates:
+            setattr(module, name, 0.0)
     if checkpointing:
         options = {"use_reentrant": False}
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
@@ -272,5 +270,13 @@ def padded_features(backbone, rows, pad_id, last_position=False):
 
 def _has_dropout(backbone):
     """Whether a dropout is on: in training mode only, with a rate above zero."""
-    modules = (m for m in backbone.modules() if isinstance(m, torch.nn.Dropout))
-    return backbone.training and any(m.p > 0 for m in modules)
+    return backbone.training and any(getattr(m, name) > 0 for m, name in _dropouts(backbone))
+
+
+def _dropouts(backbone):
+    """Yield (module, name of its rate): of the dropouts, and of what calls them as a function."""
+    for module in backbone.modules():
+        own = isinstance(module, torch.nn.Dropout)
+        for name in ["p"] if own else [name for name in vars(module) if "dropout" in name]:
+            if isinstance(getattr(module, name), float):
+                yield module, name

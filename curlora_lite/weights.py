@@ -13,6 +13,7 @@ import re
 import torch
 from torch import nn
 
+PRECISIONS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # what is read of a weight without computing with it
 _METADATA = "dtype|device|shape|size|ndim|dim|numel|data_ptr|requires_grad|is_meta"
 

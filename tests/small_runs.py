@@ -29,10 +29,11 @@ def tiny_gpt2():
 def tiny(name, **values):
     """A two-layer model of the class `name` of transformers; weights are three times the usual, so
     that each part matters."""
-    kind = re.match("GPT2|T5|DistilBert|Mamba|Llama|Bert|Roberta", name)[0]
+    kind = re.match("GPT2|T5|DistilBert|Mamba|Llama|Bert|Roberta|ViT", name)[0]
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "d_model": 32}
     sizes |= {"d_kv": 8, "d_ff": 48, "num_layers": 2, "hidden_dim": 48, "n_positions": 64}
     sizes |= {"num_attention_heads": 4, "vocab_size": 64, "pad_token_id": 0, "eos_token_id": 1}
+    sizes |= {"image_size": 4, "patch_size": 2, "num_channels": 1}
     sizes |= {"num_heads": 8, "state_size": 8, "decoder_start_token_id": 0}
     torch.manual_seed(0)
     made = getattr(transformers, f"{kind}Config")(**sizes | values)

@@ -68,11 +68,12 @@ def test_loaded_is_saved_bit_for_bit(model, config, tmp_path):
 
 
 def test_what_it_takes_on_disk_for_mistral(llama, tmp_path):
-    """Its 32 layers of narrow projections: U and two times 16 indices of 96 are 111 KB."""
+    """Its 32 layers of narrow projections: U and two times 16 indices of 96 are 111 KB, names and
+    checks of weights 16."""
     llama.config.num_hidden_layers = 32
     model = AutoModelForCausalLM.from_config(llama.config)
     assert len(cl.add_adapters(model, cl.CURLoRAConfig(rank=16))) == 96
-    assert 96 * (16 * 16 + 2 * 16) * 4 < cl.save_adapter(model, tmp_path) < 125_000
+    assert 96 * (16 * 16 + 2 * 16) * 4 < cl.save_adapter(model, tmp_path) < 128_500
 
 
 def described(change):
@@ -291,10 +292,37 @@ def test_several_adapters_one_active(model):
     assert torch.equal(logits(model), base) and cl.active_adapter(model) is None
     cl.set_adapter(model, "one")
     assert torch.equal(logits(model), one)
-    with pytest.raises(ValueError, match="name: got 'two', expected one of one"):
+    with pytest.raises(ValueError, match="name: got 'two'; adapters on this model: one"):
         cl.set_adapter(model, "two")
     with pytest.raises(ValueError, match="has an adapter 'one' already"):
         trained(model, "lora", "one")
+
+
+def test_what_was_frozen_beside_an_adapter_has_to_be_there_when_it_is_loaded(llama, tmp_path):
+    """The least change of another weight, an earlier adapter in one: neither is saved with it."""
+    first, change = copy.deepcopy(llama), copy.deepcopy(llama)
+    cl.add_adapters(llama, cl.CURLoRAConfig(rank=4, target_modules=["up_proj"]))
+    train(llama)
+    cl.fold_adapter(llama)
+    folded, finer = copy.deepcopy(llama), copy.deepcopy(llama).double()
+    change.load_state_dict(llama.state_dict())
+    change.lm_head.weight.data[-1, -1] *= 1 + 1e-6
+    trained(llama)
+    cl.save_adapter(llama, tmp_path)
+    with pytest.warns(UserWarning, match="earlier adapter was folded into its weights"):
+        cl.export_to_peft(llama, tmp_path / "peft")
+    exported = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert exported["base_model_name_or_path"] is None
+    for model, named in ((first, "layers.0.mlp.up_proj"), (change, "lm_head")):
+        for check in ("exact", "rounded"):
+            with pytest.raises(cl.AdapterFileError, match=f"{named}.weight was another when"):
+                cl.load_adapter(model, tmp_path, check_base=check)
+        cl.load_adapter(model, tmp_path, check_base="shapes")
+    for model in (finer, copy.deepcopy(folded).bfloat16()):
+        with pytest.warns(UserWarning, match="in another precision"):
+            cl.load_adapter(model, tmp_path)
+    cl.load_adapter(folded, tmp_path, check_base="exact")
+    assert torch.equal(logits(folded), logits(llama))
 
 
 def test_equal_indices_share_what_is_derived_from_the_weight(llama):

@@ -147,7 +147,8 @@ def test_a_wrapped_tied_head_is_saved_once_with_the_whole_model(name, tmp_path):
     for parameter in one.parameters():
         parameter.data += 0.1
     trained(one, seed=1, target_modules=["lm_head"])
-    one.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match="from_pretrained would not find .* call merge_adapters"):
+        one.save_pretrained(tmp_path)
     missing, _ = two.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=False)
     assert "lm_head.base.weight" in missing and torch.equal(answer(one), answer(two))
 
@@ -174,6 +175,28 @@ def test_a_tied_head_takes_the_embedding_along(name, tmp_path):
         assert close(answer(model)[..., :64], base) and answer(model).shape[-1] == 70
 
 
+def test_heads_go_with_the_mode_of_the_model(tmp_path):
+    model = trained(tiny("RobertaForSequenceClassification").train()).eval()
+    with cl.disable_adapters(model):
+        assert not any(module.training for module in model.modules())
+        model.train()
+    assert all(module.training for module in model.modules())
+    cl.remove_adapters(model.eval())
+    assert not any(module.training for module in model.modules())
+    with warnings.catch_warnings(action="error"):  # a plain model again
+        model.save_pretrained(tmp_path)
+
+
+def test_one_weight_under_two_projections_is_not_merged(llama):
+    one, two = (layer.self_attn for layer in llama.model.layers)
+    two.q_proj.weight = one.q_proj.weight
+    trained(llama, target_modules=["q_proj"])
+    before = one.q_proj.base.weight.clone()
+    with pytest.raises(ValueError, match=r"is tied: \S+0.self_attn.q_proj\S+ \S+1.self_attn.q_p"):
+        cl.merge_adapters(llama)
+    assert torch.equal(before, two.q_proj.base.weight) and two.q_proj.U.any()
+
+
 def test_a_head_follows_the_model_and_is_refused_where_it_does_not_fit(tmp_path):
     model = trained(trained(tiny(GPT2), "one"), "two", seed=2).bfloat16()
     cl.set_adapter(model, "one")
@@ -184,6 +207,10 @@ def test_a_head_follows_the_model_and_is_refused_where_it_does_not_fit(tmp_path)
     cl.load_adapter(full, tmp_path)
     assert torch.equal(answer(half), answer(model))
     assert torch.equal(full.score.weight, model.score.weight.float())
+    full.score.weight.data += 1e-3
+    cl.save_adapter(full, tmp_path / "full")
+    with pytest.warns(UserWarning, match="score.weight: saved in torch.float32, and rounded to"):
+        cl.load_adapter(tiny(GPT2).bfloat16(), tmp_path / "full")
     full.score = replaced = copy.deepcopy(full.score)
     with cl.disable_adapters(full):
         assert full.score is not replaced

@@ -96,12 +96,23 @@ def test_more_tokens_under_a_wrapped_head(gpt2, llama, method, tied):
             model.resize_token_embeddings(80)
 
 
+@pytest.mark.parametrize("again", ["resize", "set"])
+def test_a_head_too_small_for_the_rows_in_use_is_refused_each_time(llama, again):
+    started(llama, cl.CURLoRAConfig(rank=4, target_modules=["lm_head"]))
+    does = {"resize": lambda: llama.resize_token_embeddings(3)}
+    does["set"] = lambda: cl.set_adapter(llama, "default")
+    for step in ("resize", again):
+        with pytest.raises(ValueError, match=r"its weight is now \(3, 32\), but the adapter uses"):
+            does[step]()
+
+
 SPOILED = {  # the last as other libraries than bitsandbytes pack one
     parametrizations.weight_norm: "its weight is computed",
     nn.utils.weight_norm: "its weight is computed",
     lambda m: prune.random_unstructured(m, "weight", 0.5): "its weight is computed",
     lambda m: m.weight.data.zero_(): "its squared norm is 0.0",
     lambda m: setattr(m, "weight", nn.Parameter(torch.zeros(9, 1))): r"packed into \(9, 1\), expec",
+    lambda m: setattr(m, "weight", nn.Parameter(m.weight.to(torch.float8_e4m3fn), False)): "float8",
 }
 
 

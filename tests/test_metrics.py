@@ -49,7 +49,7 @@ def test_paired_differences():
     assert metrics.paired([1, 1], [1, 1]).p == 1
     # 0.1 in each pair, but for rounding: no spread to judge by, not certainty
     assert math.isnan(metrics.paired([0.7, 0.71, 0.69], [0.6, 0.61, 0.59]).p)
-    with pytest.raises(ValueError, match="pairs"):
+    with pytest.raises(ValueError, match="shorter"):
         metrics.paired([1, 2], [1])
 
 

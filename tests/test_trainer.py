@@ -13,6 +13,7 @@ import curlora_lite as cl
 from curlora_lite.replication import records
 
 TARGETS = {"bert": ["query"], "gpt2": ["c_attn", "lm_head"], "llama": ["q_proj"], "t5": ["q", "wo"]}
+TARGETS["vit"] = ["q_proj"]  # another name in the hub's files
 IDS = torch.randint(2, 64, (24, 6), generator=torch.Generator().manual_seed(1))
 IDS[:, -1] = 1  # T5 classifies where a text ends
 
@@ -29,20 +30,30 @@ def adapted(name):
 
 def train(model, folder, resume=None):
     """Six steps, a checkpoint after every third."""
-    rows = [{"input_ids": r, "labels": r if "LM" in str(type(model)) else r[0] % 2} for r in IDS]
+    given = given_to(model)
+    labels = IDS if "LM" in str(type(model)) else IDS[:, 0] % 2
+    rows = [{given[0]: x, "labels": y} for x, y in zip(given[1], labels, strict=True)]
     arguments = hf.TrainingArguments(folder, save_steps=3, max_steps=6, learning_rate=0.05)
     trainer = hf.Trainer(model, arguments, None, rows, callbacks=[cl.AdapterCheckpoints()])
     trainer.train(resume_from_checkpoint=resume)
     model.eval()
-    return trainer
+
+
+def given_to(model):
+    """The name of what it reads, and of that one a row."""
+    images = (IDS[:, :1, None, None] / 64).expand(-1, 1, 4, 4)
+    name = model.main_input_name
+    return name, images if name == "pixel_values" else IDS
 
 
 def logits(model):
+    name, rows = given_to(model)
     with torch.no_grad():
-        return model(input_ids=IDS[:4])[0]
+        return model(**{name: rows[:4]})[0]
 
 
 CLASSIFIERS = [f"{name}ForSequenceClassification" for name in ("Bert", "Llama", "T5")]
+CLASSIFIERS.append("ViTForImageClassification")
 
 
 @pytest.mark.parametrize("name", [*CLASSIFIERS, "GPT2LMHeadModel"])
@@ -50,7 +61,7 @@ def test_a_run_resumed_from_an_adapters_checkpoint_ends_on_the_same_numbers(name
     """With dropout; a checkpoint holds what is trained alone, a merged model is saved whole."""
     (whole, norm), (again, _) = adapted(name), adapted(name)
     with pytest.warns(UserWarning, match=f"not saved with it: {norm}"):
-        trainer = train(whole, tmp_path)
+        train(whole, tmp_path)
     kept = load_file(tmp_path / "checkpoint-3" / "model.safetensors")
     trainable = {n for n, p in whole.named_parameters() if p.requires_grad}
     assert {n for n in kept if not n.endswith(("rows", "cols"))} == trainable
@@ -64,7 +75,7 @@ def test_a_run_resumed_from_an_adapters_checkpoint_ends_on_the_same_numbers(name
     assert torch.equal(logits(other), logits(whole))
     if name in CLASSIFIERS:  # the tied head of the other cannot be merged
         cl.merge_adapters(whole)
-        trainer.save_model(tmp_path)
+        whole.save_pretrained(save_directory=tmp_path)
         assert torch.equal(logits(type(whole).from_pretrained(tmp_path).eval()), logits(whole))
 
 

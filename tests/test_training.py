@@ -83,6 +83,19 @@ def test_a_frozen_models_features_are_kept_unless_dropout_draws_them_anew(gpt2, 
     assert not gpt2.base_model.training
 
 
+def test_a_rate_of_dropout_counts_wherever_a_module_keeps_it():
+    """As OPT's `dropout`, Llama's `attention_dropout`, `nn.Dropout`'s p: zero where it is off."""
+    inner = nn.Dropout(0.1)
+    for name in ("dropout", "attention_dropout"):
+        module = nn.Sequential(inner).train()
+        setattr(module, name, 0.9)
+        with training._training_mode(module, False, False):
+            assert getattr(module, name) == inner.p == 0
+        assert getattr(module, name) == 0.9 and inner.p == 0.1 and not module.training
+        del module[0]
+        assert training._has_dropout(module.train()) and not training._has_dropout(module.eval())
+
+
 def test_a_head_may_train_at_a_rate_of_its_own(llama):
     """Beside an adapter that hardly moves it becomes what it becomes alone; at one rate as ever."""
     found = []

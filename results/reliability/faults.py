@@ -122,7 +122,6 @@ of(
     ("rows and columns from one draw of rows", "for squares in squared_norms(W):", "for squares in squared_norms(W)[:1] * 2:"),
     ("columns drawn before rows", "for squares in squared_norms(W):", "for squares in squared_norms(W)[::-1]:"),
     ("a squared norm for a norm", ".clamp_min(0).sqrt().item()", ".clamp_min(0).item()"),
-    ("a bound without the middle", "norm(left) * norm(middle) * norm", "norm(left) * norm"),
     ("any rank", "not 1 <= rank <= min(shape)", "not 1 <= rank <= max(shape)"),
 )
 of(
@@ -159,7 +158,11 @@ of(
 of(
     "curlora_lite/adapters.py",
     ("a merged weight stays", "weights.set_weight(layers[name].base, weight)", "pass"),
-    ("a tied weight is merged into", "if len(seen) > len(layers) or weights.tied_head(model):", "if False:"),
+    ("a tied weight is merged into", "if len(seen) > len(wrapped) or weights.tied_head(model):", "if False:"),
+    ("two projections with one weight merged", "if len(seen) > len(wrapped)", "if len(seen) > len(layers)"),
+    ("adapters over PEFT's", 'if getattr(model, "peft_config", None):', "if False:"),
+    ("a folded adapter forgotten", "    attached.folded = True\n", ""),
+    ("a plain model goes on warning", '"func", None) is method:', '"func", None) is None:'),
     ("frozen parameters counted", "for p in model.parameters() if p.requires_grad)", "for p in model.parameters())"),
     ("a merged adapter taken off", "if attached.merged and attached.active in gone:", "if False:"),
     ("a part of a name is enough", 'n.endswith(f".{target}")', "n.endswith(target)"),
@@ -173,7 +176,9 @@ of(
     ("every projection gets the first U", "tensors, path, place, folder / TENSORS)", "tensors, path, 0, folder / TENSORS)"),
     ("a mixture of two saves", 'if description.get("tensors_sha256", digest) != digest:', "if False:"),
     ("numbers that are not finite", "if not torch.isfinite(value).all():", "if False:"),
-    ("other weights", "if (unlike := other_base(layers, description, check_base)) is not None:", "if unlike := False:"),
+    ("other weights", "unlike = other_base(layers, description, check_base)", "unlike = None"),
+    ("other weights beside the wrapped ones", "unlike or other_rest(model, description, check_base):", "unlike:"),
+    ("a head rounded in silence", "if not torch.equal(tensor.data, saved):", "if False:"),
     (
         "the active one saved, whatever is asked",
         "layers, config = layers_of(model, name), config_of(model, name)",
@@ -640,12 +645,19 @@ of(
     "curlora_lite/attached.py",
     ("one that is not active does not follow", "        layer.refresh()\n", ""),
     ("disabled for good", "        if before in attached_to(model).layers:\n", "        if False:\n"),
-    ("heads that are not put back", "        replace(model, path, own)\n", ""),
+    ("a merged model saved as an adapter", "self.active is not None and not self.merged", "self.active is not None"),
+    ("heads that are not put back", "        replace(model, path, own.train(head.training))\n", ""),
+    ("the model's head in the mode it was in", "own.train(head.training)", "own"),
+    ("an adapter's head in the mode it was in", "head.train(attached.own[path].training)", "head"),
+    ("a model saved with an adapter in it, in silence", "    if attached_to(model).stands:\n        warnings", "    if False:\n        warnings"),
     ("heads trained once for all adapters", "attached.heads[attached.active][path] = head", "pass"),
-    ("an adapter's heads left where they stand", "replace(model, path, head.train(model.training))", "pass"),
+    ("an adapter's heads left where they stand", "replace(model, path, head.train(attached.own[path].training))", "pass"),
 )
 of(
     "curlora_lite/base_check.py",
+    ("only equal numbers are the same rounded", 'check == "rounded" and (expected in finer or last in coarser)', "False"),
+    ("rounded where exact is asked for", 'same = check == "rounded" and (', "same = ("),
+    ("numbers that were trained are taken for frozen", "if math.isfinite(last) and not within(name, own):", "if math.isfinite(last):"),
     ("a checksum of rows only", "for part in (W[rows], W[:, cols]):", "for part in (W[rows],):"),
     ("other weights accepted when rounded", "if check == \"rounded\" and (finer or coarser):", "if check == \"rounded\":"),
     ("other weights accepted when exact", "if check == \"rounded\" and (finer or coarser):", "if finer or coarser:"),
@@ -706,9 +718,9 @@ of(
 )
 of(
     "curlora_lite/trainer.py",
-    ("a checkpoint without its adapter", "            save_adapter(model, folder)\n", "            pass\n"),
+    ("a checkpoint without its adapter", "            save_adapter(model, save_directory)\n", "            pass\n"),
     ("the frozen model in each checkpoint", "if _plain(k) in kept}", "}"),
-    ("a merged model saved as an adapter", "attached.active is not None and not attached.merged", "attached.active is not None"),
+    ("checkpoints by the hub's names", 'kwargs["save_original_format"] = False', "pass"),
 )
 of(
     "curlora_lite/scoring.py",
