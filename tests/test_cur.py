@@ -65,7 +65,7 @@ def test_product_norm_is_the_dense_norm_and_below_the_bound():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("rows", [1, 64, 150])
 def test_norms_of_any_number_of_blocks(rows, dtype):
-    """Blocks of 64 rows, the last one not whole; fp64 rounding over 150 terms."""
+    """Blocks of 16 rows, the last one not always whole; fp64 rounding over 150 terms."""
     W = torch.randn(rows, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     W = W.to(dtype)
     for dim in (0, 1):

@@ -127,7 +127,7 @@ def profile_named(name):
 
 def grid(profile, table, *, ranks=None, seeds=None, methods=None, protocol=None,
          precision=None, fast="fp32", checkpointing=False):  # fmt: skip
-    """The RunSpecs of one table, head only first, then by rank.
+    """The RunSpecs of one table, seed by seed: head only first, then by rank.
 
     ranks, seeds, methods, precision: None for the profile's own. protocol: a Protocol, its text
     (see `Protocol.parse`), or None for the profile's. fast: the precision of a profile that takes
