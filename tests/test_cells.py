@@ -5,7 +5,16 @@ import dataclasses
 import pytest
 from made_records import record
 
-from curlora_lite.replication import __main__, cells, inputs, machine, profiles, records, sequence
+from curlora_lite.replication import (
+    __main__,
+    cells,
+    cluster,
+    inputs,
+    machine,
+    profiles,
+    records,
+    sequence,
+)  # fmt: skip
 
 # the rates at which made-up runs of a method end most accurate
 BEST = {"head-only": 4e-3, "curlora": 1e-3, "lora": 2.5e-4, "lora-xs": 1e-3}
@@ -67,6 +76,8 @@ def test_the_committed_runs_are_those_of_the_cells(committed):
     assert audit == keys(profile="audit", fast="bf16")
     assert keys("together", "tune/head-only") <= tune <= keys("together", "tune")
     assert keys("table1") <= papers <= keys("table1", "frontier")
+    adapters = {path.name for path in (committed / "smollm2" / "adapters").iterdir()}
+    assert {s.key for s in grid(None, "table1", "frontier") if sequence._kept(s)} == adapters
     published = {s for s in grid(None, "table1") if s.protocol.lora_init == "authors"}
     assert published == set(profiles.grid("smollm2", "table1", fast="bf16"))
     assert {s.protocol.perplexity for s in grid(None, profile="audit-quick")} == {"first-tokens"}
@@ -86,7 +97,8 @@ def test_rates_stand_around_the_best_on_the_rows_for_tuning(tuned):
         keep(tuned, lora, {"lora": acc_best})
         with pytest.raises(ValueError, match=f"tune/lora is best at {end}, the end of its rates"):
             grid(tuned, "best/lora")
-    (records.runs_folder("smollm2-tune", tuned) / f"{tune[0].key}.json").unlink()
+    path = records.runs_folder("smollm2-tune", tuned) / f"{tune[0].key}.json"
+    records.save(dataclasses.replace(records.load(path), status="out of memory"), path)
     with pytest.raises(ValueError, match=r"no run of tune/head-only at \[0.00025\]; CELLS=tune"):
         grid(tuned, "frontier/lora")
 
@@ -133,6 +145,8 @@ def test_a_seeds_runs_come_from_one_kind_of_processor(computed, monkeypatch, cap
     monkeypatch.setattr(machine, "cpu_name", lambda: "another")
     assert audit("--cells", "table1", "--seeds", "0") == 1
     assert "was computed on a machine, and this is another: a seed's" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="and this is another"):  # nor on a cluster's node
+        cluster.Task(None, "anybody", 1)(grid(None, "table1", seeds=[0])[1].to_dict())
     assert audit("--cells", "table1/head-only", "--seeds", "0,1") == 0  # seed 0 is there
     assert [spec.seed for spec in computed] == [0, 1]
     monkeypatch.setattr(sequence, "VERSION", sequence.VERSION + 1)  # all is computed anew

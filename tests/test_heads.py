@@ -187,6 +187,12 @@ def test_heads_go_with_the_mode_of_the_model(tmp_path):
         model.save_pretrained(tmp_path)
 
 
+def test_a_model_with_adapters_of_pefts_is_refused(llama):
+    theirs = peft.get_peft_model(llama, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="model: has adapters of PEFT's; merge or unload"):
+        cl.add_adapters(theirs, config())
+
+
 def test_one_weight_under_two_projections_is_not_merged(llama):
     one, two = (layer.self_attn for layer in llama.model.layers)
     two.q_proj.weight = one.q_proj.weight

@@ -1,7 +1,7 @@
 """The tasks and the text as a run reads them: from the embedded corpus or the paper's own data.
 
-Both sources give `examples(task, part, sentiment_eval)`: (text, pair or None, label) rows in a fixed
-order, where Sentiment140's label is the rating 0 (negative), 2 (neutral) or 4 (positive); and
+Both sources give `examples(task, part, sentiment_eval)`: (text, pair or None, label) rows in a
+fixed order, where Sentiment140's label is the rating 0 (negative), 2 (neutral) or 4 (positive); and
 `text(part)`. What the protocol says of its labels and evaluation rows is done here, for either.
 """
 

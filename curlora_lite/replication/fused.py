@@ -18,8 +18,8 @@ def fuse(model):
     """A `LlamaForCausalLM` -> a `Phi3ForCausalLM` of the same function, in evaluation mode.
 
     Each layer's q_proj, k_proj and v_proj become one `Conv1D` called `qkv_proj`, stored (in, out)
-    = (D, D + 2 kv) with a zero bias. The MLP's gate and up are copied into one as well; other weights
-    are shared. Dropout of 0.1 stands on attention and residuals, and is off until the model trains.
+    = (D, D + 2 kv) with a zero bias. The MLP's gate and up are copied into one as well; the other
+    weights are shared. Dropout of 0.1 is on attention and residuals, off until the model trains.
     """
     theirs = model.config
     sizes = {name: getattr(theirs, name) for name in COPIED}
