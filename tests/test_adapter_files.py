@@ -321,6 +321,11 @@ def test_what_was_frozen_beside_an_adapter_has_to_be_there_when_it_is_loaded(lla
     for model in (finer, copy.deepcopy(folded).bfloat16()):
         with pytest.warns(UserWarning, match="in another precision"):
             cl.load_adapter(model, tmp_path)
+    part = copy.deepcopy(folded)
+    part.lm_head.bfloat16()
+    with pytest.raises(cl.AdapterFileError, match="lm_head.weight was another when"):
+        cl.load_adapter(part, tmp_path, check_base="exact")
+    cl.load_adapter(part, tmp_path)
     cl.load_adapter(folded, tmp_path, check_base="exact")
     assert torch.equal(logits(folded), logits(llama))
 

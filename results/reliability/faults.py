@@ -50,7 +50,7 @@ TESTS = {
     "curlora_lite/layers.py": f"test_layers test_adapters test_casts_and_modes test_adapter_files test_looked_into {RUN}",
     "curlora_lite/adapters.py": "test_adapters test_heads test_kept_elsewhere test_adapter_files test_looked_into test_run",
     "curlora_lite/adapter_files.py": "test_adapter_files test_casts_and_modes test_heads",
-    "curlora_lite/attached.py": "test_adapters test_heads test_casts_and_modes test_adapter_files test_works_with",
+    "curlora_lite/attached.py": "test_adapters test_heads test_casts_and_modes test_adapter_files test_works_with test_trainer",
     "curlora_lite/heads.py": "test_heads test_casts_and_modes test_trainer",
     "curlora_lite/modules.py": "test_heads test_looked_into test_adapters test_works_with",
     "curlora_lite/weights.py": "test_kept_elsewhere test_casts_and_modes test_looked_into test_adapters",
