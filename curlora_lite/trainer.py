@@ -17,9 +17,12 @@ from .modules import named_tensors, unwrapped
 class AdapterCheckpoints(TrainerCallback):
     """`Trainer(…, callbacks=[AdapterCheckpoints()])`: its checkpoints hold what is trained alone.
 
+    The adapter has to stand in the very model that the Trainer gets, one of transformers'; of any
+    other, or of one of which a part alone was adapted, checkpoints hold the whole, as ever.
+
     Each is also a folder for `load_adapter`. To go on from one, build the model and add the adapter
-    as before, then `train(resume_from_checkpoint=…)`: the numbers are those of an uninterrupted
-    run. From then on the model's `save_pretrained` does so too, as long as an adapter stands in it
+    as before, of the same configuration (its alpha is not in the tensors), then
+    `train(resume_from_checkpoint=…)`: the numbers are those of an uninterrupted run. From then on the model's `save_pretrained` does so too, as long as an adapter stands in it
     that is not merged.
     """
 
