@@ -23,7 +23,7 @@ class AdapterCheckpoints(TrainerCallback):
     Each is also a folder for `load_adapter`. To go on from one, build the model and add the adapter
     as before, of the same configuration (its alpha is not in the tensors), then
     `train(resume_from_checkpoint=…)`: the numbers are those of an uninterrupted run. From then on
-    the model's `save_pretrained` does so too, as long as an adapter stands in it that is not merged.
+    the model's `save_pretrained` does so too, while an adapter stands in it that is not merged.
     """
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
