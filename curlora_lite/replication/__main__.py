@@ -191,11 +191,12 @@ def bench(options):
 
 
 def report(options):
-    """One HTML page of the executed notebooks, figures inside."""
+    """One HTML page of the executed notebooks, figures inside: the tables first."""
     profile, chosen = _profile(options), _chosen(options)
     books, folder = notebooks.of_profile(profile, steps=True), records.outputs(profile, **chosen)
     _execute(books, {"profile": profile, **chosen}, folder)
-    paths = [folder / "notebooks" / f"{name}.ipynb" for name in reversed(books)]
+    books = sorted(books, key=lambda name: name in notebooks.STEPS)
+    paths = [folder / "notebooks" / f"{name}.ipynb" for name in books]
     notebooks.one_page(paths, folder / "report.html")
     print(f"report: {os.path.relpath(folder / 'report.html')}")
 
