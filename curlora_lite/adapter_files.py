@@ -97,7 +97,8 @@ def load_adapter(model, folder, name="default", check_base="rounded"):
     """Add the adapter saved in `folder` to `model` under `name`, active; returns the names wrapped.
 
     check_base: which frozen weights to accept. `exact`: those it was trained on, bit for bit.
-    `rounded`: or the same in another precision, with a warning. `shapes`: any of these shapes.
+    `rounded`: or the wrapped ones in another precision, with a warning, and other frozen parameters
+    (by their last number), with one too, if they differ by more. `shapes`: any of these shapes.
 
     Every number is as it was saved, bit for bit; but a head's are rounded, with a warning, where
     the model's own is of a coarser precision. AdapterFileError, saying which file and what was
@@ -219,7 +220,7 @@ def _heads(model, description, tensors, folder):
         if not torch.isfinite(value).all():
             raise AdapterFileError(f"{file}: {name} holds numbers that are not finite")
         tensor.data.copy_(value)
-        if not torch.equal(tensor.data, saved):
+        if not torch.equal(value, saved):
             said = f"{name}: saved in {saved.dtype}, and rounded to this model's {tensor.dtype}"
             warnings.warn(said, stacklevel=4)
     return made

@@ -21,6 +21,7 @@ from .attached import (
     resize_token_embeddings,
     save_pretrained,
 )
+from .checks import known
 from .configs import ALL_LINEAR
 from .layers import AdapterLayer
 from .modules import (
@@ -80,8 +81,6 @@ def add_adapters(model, config, name="default"):
     """
     warn_of_parameters_unknown_to(model)
     model = unwrapped(model)
-    if getattr(model, "peft_config", None):
-        raise ValueError("model: has adapters of PEFT's; merge or unload them there first")
     base = base_for(model, name)
     weights.prepare(model)
     with base, trainable_as_before(model):
@@ -128,7 +127,7 @@ def attach(model, layers, trained, config, name):
     attached.configs[name] = config
     model.__dict__["_curlora"] = attached
     for method in (resize_token_embeddings, save_pretrained):
-        if hasattr(model, method.__name__) and method.__name__ not in vars(model):
+        if hasattr(type(model), method.__name__) and method.__name__ not in vars(model):
             setattr(model, method.__name__, functools.partial(method, model))
     install(model, name)
 
@@ -141,8 +140,9 @@ def set_adapter(model, name):
     holding the parameters that it was given.
     ValueError, naming those there are, for an unknown name; or while an adapter is merged.
     """
+    known("name", name, attached_to(model).layers)
     warn_of_parameters_unknown_to(model)
-    install(unwrapped(model), named(model, name))
+    install(unwrapped(model), name)
 
 
 def active_adapter(model):
@@ -246,7 +246,7 @@ def fold_adapter(model, name=None):
     for head in heads_of(model).values():
         head.requires_grad_(False)
     folded, attached.merged, attached.own = list(attached.merged), {}, {}
-    attached.folded = True
+    model.__dict__["_curlora_folded"] = True
     _forget(model, [name])
     return folded
 

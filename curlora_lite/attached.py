@@ -15,7 +15,7 @@ class Attached:
     layers: name -> {projection -> adapter layer}. heads: name -> {path -> trained copy of the
     module there}. active: the name of the one that stands in the model, or None. own: {path -> the
     model's module whose place a head has taken}. merged: {projection -> the frozen weight as it
-    was} of a merged adapter. folded: whether one was left in the weights for good.
+    was} of a merged adapter.
     """
 
     layers: dict = field(default_factory=dict)
@@ -24,7 +24,6 @@ class Attached:
     active: str | None = None
     own: dict = field(default_factory=dict)
     merged: dict = field(default_factory=dict)
-    folded: bool = False
 
     @property
     def stands(self):
@@ -130,6 +129,8 @@ def base_for(model, name):
     their base.
     """
     attached = attached_to(model)
+    if getattr(model, "peft_config", None):
+        raise ValueError("model: has adapters of PEFT's; merge or unload them there first")
     if attached.merged:
         refuse_others(model, attached.active)
         return contextlib.nullcontext()

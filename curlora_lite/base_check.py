@@ -44,12 +44,12 @@ def checksums(layers, dtype):
 
 
 def not_wrapped(model):
-    """{name -> (parameter, its last number)} of what no adapter of `model` wraps or trains whole.
+    """{name -> (parameter, its last number)} of what no adapter that stands in `model` has.
 
     Without what is quantised, kept elsewhere, or not finite.
     """
     attached, found = attached_to(model), {}
-    own = [path for part in (attached.layers, attached.heads) for n in part for path in part[n]]
+    own = [*attached.layers.get(attached.active, ()), *attached.heads.get(attached.active, ())]
     for name, tensor in named_tensors(model):
         plain = isinstance(tensor, nn.Parameter) and tensor.dtype in weights.PRECISIONS
         if plain and tensor.numel() and not tensor.is_meta and not weights.quantised(tensor):
@@ -90,17 +90,27 @@ def other_base(layers, description, check):
 
 
 def other_rest(model, description, check):
-    """What is wrong with the frozen parameters that no adapter wraps, or None; as `other_base`."""
+    """What is wrong with the frozen parameters beside the wrapped ones, or None.
+
+    A warning, where `exact` is not asked for: of a new pooler, say, or a new row of an embedding,
+    the model's output may not depend.
+    """
     frozen = description.get("frozen")  # older versions wrote none
     for name, (tensor, last) in not_wrapped(model).items():
         expected = frozen.get(name, last) if isinstance(frozen, dict) else last
-        finer, coarser = _rounded(last, *weights.PRECISIONS), _rounded(expected, tensor.dtype)
-        same = check == "rounded" and (expected in finer or last in coarser)
-        if last != expected and not same and check != "shapes":
-            return (
-                f"{name} was another when this adapter was trained; it was frozen, so not saved. "
-                "Load it into that model (an adapter folded in? new rows of an embedding?)"
-            )
+        if last == expected or check == "shapes":
+            continue
+        if check == "rounded" and isinstance(expected, float):
+            finer, coarser = _rounded(last, *weights.PRECISIONS), _rounded(expected, tensor.dtype)
+            if expected in finer or last in coarser:
+                continue
+        said = (
+            f"{name} was another when this adapter was trained; it was frozen, so not saved: an "
+            "earlier adapter folded in? new rows of an embedding? a new pooler?"
+        )
+        if check == "exact":
+            return said
+        return warnings.warn(said, stacklevel=4)
     return None
 
 

@@ -41,14 +41,17 @@ class AdapterLayer(nn.Module):
         self.transposed = isinstance(base, nn.Linear)  # stored (out, in), the paper's W transposed
 
     def stand_on(self, base):
-        """Take `base` for the frozen projection; TypeError for what cannot be one."""
+        """Take `base` for the frozen projection, if it can be one (see `check`)."""
+        self.check(base)
+        self.base = base.requires_grad_(False)
+
+    def check(self, base):
+        """TypeError for what cannot be a frozen projection."""
         if not isinstance(base, (nn.Linear, Conv1D)):
             raise TypeError(f"base: got {type(base).__name__}, expected nn.Linear or Conv1D")
         if base._parameters.get("weight") is None:
-            raise TypeError(
-                "base: its weight is computed (weight norm, pruning, …), so that nothing could be "
-                "merged into it; take that off first (torch.nn.utils.parametrize)"
-            )
+            said = "computed (weight norm, pruning, …), so that nothing could be merged into it"
+            raise TypeError(f"base: its weight is {said}; undo that (torch.nn.utils.parametrize)")
         weight, expected = base.weight, weights.shape(base)
         if not weights.quantised(weight):
             if tuple(weight.shape) != expected:
@@ -61,7 +64,6 @@ class AdapterLayer(nn.Module):
                     f"base: its weight is {weight.dtype}, expected a floating type of 16 bits or "
                     "more; quantise with bitsandbytes or torchao"
                 )
-        self.base = base.requires_grad_(False)
 
     def __setattr__(self, name, value):
         if name in ("weight", "bias", "in_features", "out_features", "nx", "nf"):
@@ -217,16 +219,19 @@ class CURLoRALinear(AdapterLayer):
         if weights.offload(self.base) is None and not weights.quantised(self.base.weight):
             self.basis = self._basis()
 
-    def stand_on(self, base):
-        if ready := "rows" in self._buffers:
+    def check(self, base):
+        super().check(base)
+        if "rows" in self._buffers:
             last = [int(indices.max()) for indices in (self.rows, self.cols)]
             if any(i >= n for i, n in zip(last, weights.shape(base), strict=True)):
                 raise ValueError(
                     f"base: its weight is now {weights.shape(base)}, but the adapter uses row "
                     f"{last[0]} and column {last[1]}; remove the adapter"
                 )
+
+    def stand_on(self, base):
         super().stand_on(base)
-        if ready:
+        if "rows" in self._buffers:
             self.basis = self._basis()
 
     def share_basis(self, other):

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from . import weights
 from .adapter_files import warn_of_what_is_left_out, write_together
-from .attached import attached_to, config_of, heads_of, layers_of, refuse_merged
+from .attached import config_of, heads_of, layers_of, refuse_merged
 from .checks import finite
 from .heads import finite_tensors
 from .modules import named_modules, unwrapped
@@ -47,7 +47,7 @@ def export_to_peft(model, folder, name=None):
             "PEFT would leave the adapter out: compare what it answers, or merge_adapters instead",
             stacklevel=3,
         )
-    if folded := attached_to(model).folded:
+    if folded := "_curlora_folded" in vars(model):
         warnings.warn(
             "model: an earlier adapter was folded into its weights, on which this one stands: save "
             "that model too, and serve this over it",

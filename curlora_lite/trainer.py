@@ -9,7 +9,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from .adapter_files import save_adapter
-from .attached import attached_to, heads_of
+from .attached import attached_to, heads_of, save_pretrained
 from .heads import within
 from .modules import named_tensors, unwrapped
 
@@ -28,8 +28,9 @@ class AdapterCheckpoints(TrainerCallback):
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
         model = unwrapped(model)
-        own = getattr(vars(model).get("save_pretrained"), "func", None)
-        if hasattr(model, "save_pretrained") and own is not _save_pretrained:
+        own = vars(model).get("save_pretrained", save_pretrained)  # somebody's own is left alone
+        ours = getattr(own, "func", own) is save_pretrained
+        if hasattr(type(model), "save_pretrained") and ours:
             model.save_pretrained = functools.partial(_save_pretrained, model)
             model.register_load_state_dict_post_hook(_forgive_what_is_frozen)
 

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from curlora_lite import metrics
+from curlora_lite.replication import rules
 
 # Three tasks: the first was best in the middle, 0.9, and ends at 0.6; the second at 0.75, from 0.7.
 R = [[0.8], [0.9, 0.7], [0.6, 0.75, 0.5]]
@@ -76,13 +77,13 @@ SAID = [
 @pytest.mark.parametrize(("intervals", "p", "said"), SAID)
 def test_verdict_of_a_difference(intervals, p, said):
     found = [metrics.Interval(low, low, high, 5) for low, high in intervals]
-    assert metrics.verdict(0.02, p, *found) == said
+    assert rules.verdict(0.02, p, *found) == said
 
 
 def test_cost_at_a_gain_by_hand():
     """Up to (0.2, 1), back to (0.1, 2), up to (0.4, 8), where one point more costs half of that."""
     line = [0.0, 0.2, 0.1, 0.4, 0.4], [0.0, 1.0, 2.0, 8.0, 4.0]
-    found = [metrics.cost_at(gain, *line) for gain in (0, 0.1, 0.3, 0.4, 0.41, -0.01)]
+    found = [rules.cost_at(gain, *line) for gain in (0, 0.1, 0.3, 0.4, 0.41, -0.01)]
     assert found == pytest.approx([0, 0.5, 6, 4, math.nan, math.nan], nan_ok=True)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from curlora_lite import metrics
-from curlora_lite.replication import paper, records, runs
+from curlora_lite.replication import paper, records, rules, runs
 
 USUAL, STEPS = "LoRA-16, lora_init=usual", "LoRA-16, schedule=steps"
 OURS, LORA, WIDE, HEAD = "CURLoRA-16", "LoRA-16", "CURLoRA-24", "Head only"
@@ -77,7 +77,7 @@ def equal(frames):
     """What CURLoRA and LoRA-XS both gain, and how perplexity grows with each for it."""
     lines = [frames.front.loc[label] for label in (OURS, "LoRA-XS-16")]
     gain = min(line.gain.max() for line in lines)
-    paid = (metrics.cost_at(gain, [0, *line.gain], [0, *line.nats]) for line in lines)
+    paid = (rules.cost_at(gain, [0, *line.gain], [0, *line.nats]) for line in lines)
     return gain, *np.exp([*paid])
 
 

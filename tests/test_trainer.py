@@ -79,6 +79,13 @@ def test_a_run_resumed_from_an_adapters_checkpoint_ends_on_the_same_numbers(name
         assert torch.equal(logits(type(whole).from_pretrained(tmp_path).eval()), logits(whole))
 
 
+def test_a_save_pretrained_of_somebodys_own_is_left_alone():
+    model = adapted(CLASSIFIERS[1])[0]
+    model.save_pretrained = own = lambda *given: None
+    cl.AdapterCheckpoints().on_train_begin(None, None, None, model)
+    assert model.save_pretrained is own
+
+
 def test_the_lines_of_use_in_the_readme_run(tmp_path, monkeypatch):
     """As they stand there, on a tiny model."""
     block, *_ = re.findall(r"```python\n(.*?)```", (records.ROOT / "README.md").read_text(), re.S)

@@ -81,6 +81,7 @@ TESTS = {
     "profiles.py": "test_protocol test_run test_cells test_bad_input test_memory test_cluster test_tables test_table_notebooks",
     "protocol.py": f"test_protocol test_bad_input {RUN}",
     "records.py": "test_reuse test_bad_input test_checkpoints test_cells test_tables test_survival",
+    "rules.py": "test_metrics test_pages",
     "runs.py": "test_runs test_tables test_pages",
     "sequence.py": f"{RUN} test_run test_protocol test_checkpoints test_verify",
     "specs.py": "test_run test_bad_input test_protocol test_tables test_cluster test_doctor",
@@ -160,8 +161,7 @@ of(
     ("a merged weight stays", "weights.set_weight(layers[name].base, weight)", "pass"),
     ("a tied weight is merged into", "if len(seen) > len(wrapped) or weights.tied_head(model):", "if False:"),
     ("two projections with one weight merged", "if len(seen) > len(wrapped)", "if len(seen) > len(layers)"),
-    ("adapters over PEFT's", 'if getattr(model, "peft_config", None):', "if False:"),
-    ("a folded adapter forgotten", "    attached.folded = True\n", ""),
+    ("a folded adapter forgotten", '    model.__dict__["_curlora_folded"] = True\n', ""),
     ("a plain model goes on warning", '"func", None) is method:', '"func", None) is None:'),
     ("frozen parameters counted", "for p in model.parameters() if p.requires_grad)", "for p in model.parameters())"),
     ("a merged adapter taken off", "if attached.merged and attached.active in gone:", "if False:"),
@@ -178,7 +178,7 @@ of(
     ("numbers that are not finite", "if not torch.isfinite(value).all():", "if False:"),
     ("other weights", "unlike = other_base(layers, description, check_base)", "unlike = None"),
     ("other weights beside the wrapped ones", "unlike or other_rest(model, description, check_base):", "unlike:"),
-    ("a head rounded in silence", "if not torch.equal(tensor.data, saved):", "if False:"),
+    ("a head rounded in silence", "if not torch.equal(value, saved):", "if False:"),
     (
         "the active one saved, whatever is asked",
         "layers, config = layers_of(model, name), config_of(model, name)",
@@ -273,8 +273,6 @@ of(
 )
 of(
     "curlora_lite/metrics.py",
-    ("a cost where no line reaches", "if min(g, h) <= gain <= max(g, h):", "if gain <= max(g, h):"),
-    ("the dearest way to a gain", "return min(found, default=math.nan)", "return max(found, default=math.nan)"),
     ("forgetting counts the last stage", "for i in range(j, last)) - R", "for i in range(j, last + 1)) - R"),
     ("forgetting from the first score", "max(R[i][j] for i in range(j, last)) - R", "R[j][j] - R"),
     ("forgetting the other way round", "max(R[i][j] for i in range(j, last)) - R[-1][j]", "R[-1][j] - max(R[i][j] for i in range(j, last))"),
@@ -292,10 +290,6 @@ of(
     ("all p values times all", "(len(order) - place) * p_values", "len(order) * p_values"),
     ("a smaller p after a larger", "so_far = max(so_far, min(1.0,", "so_far = max(0.0, min(1.0,"),
     ("NaN counts", "judged = [i for i, p in enumerate(p_values) if not math.isnan(p)]", "judged = list(range(len(p_values)))"),
-    ("a verdict by one interval", "if p < 0.05 and all(low > 0 or", "if p < 0.05 and any(low > 0 or"),
-    ("a verdict without p", "if p < 0.05 and all(low", "if all(low"),
-    ("no difference within one interval", "within = all(", "within = any("),
-    ("the margin of one side", "-margin < low and high < margin", "high < margin"),
     ("seeds drawn anew for each task", "total += ((drawn @", "drawn = rng.permutation(drawn)\n        total += ((drawn @"),
     ("no spread is certainty", "p = 1.0 if abs(found.mean) <= 1e-9 else math.nan", "p = 1.0 if abs(found.mean) <= 1e-9 else 0.0"),
     ("a 90 % interval called 95 %", "np.quantile(total, [(1 - level) / 2, (1 + level) / 2])", "np.quantile(total, [1 - level, level])"),
@@ -513,9 +507,17 @@ of_replication(
     ("corrected schedule as published", '"schedule": ("records", "steps", (', '"schedule": ("records", "records", ('),
 )
 of_replication(
+    "rules",
+    ("a cost where no line reaches", "if min(g, h) <= gain <= max(g, h):", "if gain <= max(g, h):"),
+    ("the dearest way to a gain", "return min(found, default=math.nan)", "return max(found, default=math.nan)"),
+    ("a verdict by one interval", "if p < 0.05 and all(low > 0 or", "if p < 0.05 and any(low > 0 or"),
+    ("a verdict without p", "if p < 0.05 and all(low", "if all(low"),
+    ("no difference within one interval", "within = all(", "within = any("),
+    ("the margin of one side", "-margin < low and high < margin", "high < margin"),
+)
+of_replication(
     "records",
     ("a record of another spec", "record.spec == spec.to_dict() and record", "record"),
-    ("of other packages", '"workspace": workspace(), "packages": packages()}', '"workspace": workspace()}'),
     ("of other packages", '{"workspace": workspace(), "packages": packages()}', '{"workspace": workspace()}'),
     ("of another working copy", '{"workspace": workspace(), "packages": packages()}', '{"packages": packages()}'),
     ("the old record lost", "    if path.exists():\n        old =", "    if False:\n        old ="),
@@ -647,6 +649,7 @@ of(
     ("disabled for good", "        if before in attached_to(model).layers:\n", "        if False:\n"),
     ("a merged model saved as an adapter", "self.active is not None and not self.merged", "self.active is not None"),
     ("heads that are not put back", "        replace(model, path, own.train(head.training))\n", ""),
+    ("adapters over PEFT's", 'if getattr(model, "peft_config", None):', "if False:"),
     ("the model's head in the mode it was in", "own.train(head.training)", "own"),
     ("an adapter's head in the mode it was in", "head.train(attached.own[path].training)", "head"),
     ("a model saved with an adapter in it, in silence", "    if attached_to(model).stands:\n        warnings", "    if False:\n        warnings"),
@@ -655,8 +658,9 @@ of(
 )
 of(
     "curlora_lite/base_check.py",
-    ("only equal numbers are the same rounded", 'check == "rounded" and (expected in finer or last in coarser)', "False"),
-    ("rounded where exact is asked for", 'same = check == "rounded" and (', "same = ("),
+    ("only equal numbers are the same rounded", "if expected in finer or last in coarser:", "if False:"),
+    ("rounded where exact is asked for", 'if check == "rounded" and isinstance', "if isinstance"),
+    ("what stands beside the loaded one is left out", "attached.layers.get(attached.active, ())", "[p for f in attached.layers.values() for p in f]"),
     ("numbers that were trained are taken for frozen", "if math.isfinite(last) and not within(name, own):", "if math.isfinite(last):"),
     ("a checksum of rows only", "for part in (W[rows], W[:, cols]):", "for part in (W[rows],):"),
     ("other weights accepted when rounded", "if check == \"rounded\" and (finer or coarser):", "if check == \"rounded\":"),
