@@ -83,7 +83,7 @@ def equal(frames):
 
 def best_head(frames):
     """Its rate in thousandths, and how far it ends above the published rate's."""
-    acc = frames.tuned.acc[HEAD]
+    acc = frames.front.acc[HEAD]
     return 1000 * acc.idxmax(), acc.max() - acc[2.5e-4]
 
 
@@ -136,7 +136,7 @@ FACTS = {
         "{:.2f} more than the best head alone at 1e-3 (it ends {:.2f} above), for ×{:.2f}": higher,
         "as much at 2.5e-4 for ×{3:.2f}": higher,
         "four times these rates it is ×{:.2f} and ×{:.2f}": beyond,
-        "to {:.0f}e-3: it ended {:.2f} above": best_head,
+        "at {:.0f}e-3: it ended {:.2f} above": best_head,
         "6.25e-5 ended {:.2f} above that for ×{:.2f}": lower,
     },
     "results/audit/README.md": {
