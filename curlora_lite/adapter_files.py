@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from . import heads, weights
 from .adapters import attach, trainable_as_before
 from .attached import base_for, config_of, heads_of, layers_of, left_out, refuse_merged
-from .base_check import CHECKS, checksum, checksums, not_wrapped, other_base, other_rest
+from .base_check import CHECKS, checksum, checksums, last_numbers, other_base, other_rest
 from .checks import known
 from .configs import CURLoRAConfig, LoRAConfig
 from .layers import CURLoRALinear, LoRALinear, adapter_dtype
@@ -58,7 +58,7 @@ def save_adapter(model, folder, name=None):
         "config": dataclasses.asdict(config),
         "projections": {path: checksum(layer) for path, layer in layers.items()},
         "rounded": {str(dtype): checksums(layers, dtype) for dtype in weights.PRECISIONS[1:]},
-        "frozen": {n: last for n, (p, last) in not_wrapped(model).items() if not p.requires_grad},
+        "frozen": last_numbers(model),
         "heads": list(trained),
     }
     tensors = _tensors(layers) | heads.finite_tensors(trained)

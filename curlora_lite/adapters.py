@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from . import cur, heads, weights
 from .attached import (
+    BOUND,
     attached_to,
     base_for,
     heads_of,
@@ -18,8 +19,6 @@ from .attached import (
     named,
     refuse_merged,
     refuse_others,
-    resize_token_embeddings,
-    save_pretrained,
 )
 from .checks import known
 from .configs import ALL_LINEAR
@@ -126,9 +125,9 @@ def attach(model, layers, trained, config, name):
     attached.layers[name], attached.heads[name] = layers, trained
     attached.configs[name] = config
     model.__dict__["_curlora"] = attached
-    for method in (resize_token_embeddings, save_pretrained):
-        if hasattr(type(model), method.__name__) and method.__name__ not in vars(model):
-            setattr(model, method.__name__, functools.partial(method, model))
+    for called, method in BOUND.items():
+        if hasattr(type(model), called) and called not in vars(model):
+            setattr(model, called, functools.partial(method, model))
     install(model, name)
 
 
@@ -278,9 +277,9 @@ def _forget(model, names):
     if attached.active in names:
         attached.active = None
     if not attached.layers:
-        for method in (resize_token_embeddings, save_pretrained):
-            if getattr(vars(model).get(method.__name__), "func", None) is method:
-                delattr(model, method.__name__)
+        for called, method in BOUND.items():
+            if getattr(vars(model).get(called), "func", None) is method:
+                delattr(model, called)
 
 
 def adapter_layers(model):

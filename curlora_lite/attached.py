@@ -171,9 +171,12 @@ def save_pretrained(model, *args, **kwargs):
     """The model's own, with a warning where what it writes is no model that can be loaded."""
     if attached_to(model).stands:
         warnings.warn(
-            "model: an adapter stands in it, so that from_pretrained would not find the weights of "
-            "the projections: call merge_adapters first, or save_adapter, or give the Trainer "
-            "AdapterCheckpoints",
+            "model: with an adapter in it from_pretrained would not find the projections: call "
+            "merge_adapters first, or save_adapter, or give the Trainer AdapterCheckpoints",
             stacklevel=2,
         )
     return type(model).save_pretrained(model, *args, **kwargs)
+
+
+# what a model with adapters has in place of its class's
+BOUND = {method.__name__: method for method in (resize_token_embeddings, save_pretrained)}

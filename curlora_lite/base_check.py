@@ -44,19 +44,27 @@ def checksums(layers, dtype):
 
 
 def not_wrapped(model):
-    """{name -> (parameter, its last number)} of what no adapter that stands in `model` has.
+    """Yield (name, parameter) of what the adapter that stands in `model`, if one does, has not.
 
-    Without what is quantised, kept elsewhere, or not finite.
+    Without what is quantised, or kept elsewhere.
     """
-    attached, found = attached_to(model), {}
+    attached = attached_to(model)
     own = [*attached.layers.get(attached.active, ()), *attached.heads.get(attached.active, ())]
     for name, tensor in named_tensors(model):
-        plain = isinstance(tensor, nn.Parameter) and tensor.dtype in weights.PRECISIONS
-        if plain and tensor.numel() and not tensor.is_meta and not weights.quantised(tensor):
-            last = tensor.detach()[(-1,) * tensor.dim()].item()
-            if math.isfinite(last) and not within(name, own):
-                found[name] = tensor, last
-    return found
+        if not isinstance(tensor, nn.Parameter) or within(name, own) or tensor.is_meta:
+            continue
+        if tensor.numel() and tensor.dtype in weights.PRECISIONS and not weights.quantised(tensor):
+            yield name, tensor
+
+
+def last_numbers(model):
+    """{name -> the last number} of those `not_wrapped` that are frozen, where it is finite."""
+    found = {name: _last(p) for name, p in not_wrapped(model) if not p.requires_grad}
+    return {name: number for name, number in found.items() if math.isfinite(number)}
+
+
+def _last(parameter):
+    return parameter.detach()[(-1,) * parameter.dim()].item()
 
 
 def other_base(layers, description, check):
@@ -96,14 +104,15 @@ def other_rest(model, description, check):
     the model's output may not depend.
     """
     frozen = description.get("frozen")  # older versions wrote none
-    for name, (tensor, last) in not_wrapped(model).items():
-        expected = frozen.get(name, last) if isinstance(frozen, dict) else last
-        if last == expected or check == "shapes":
+    if check == "shapes" or not isinstance(frozen, dict):
+        return None
+    for name, p in not_wrapped(model):
+        if name not in frozen or (last := _last(p)) == (expected := frozen[name]):
             continue
-        if check == "rounded" and isinstance(expected, float):
-            finer, coarser = _rounded(last, *weights.PRECISIONS), _rounded(expected, tensor.dtype)
-            if expected in finer or last in coarser:
-                continue
+        rounded = check == "rounded" and isinstance(expected, float)
+        finer = rounded and expected in _rounded(last, *weights.PRECISIONS)
+        if finer or (rounded and last in _rounded(expected, p.dtype)):
+            continue
         said = (
             f"{name} was another when this adapter was trained; it was frozen, so not saved: an "
             "earlier adapter folded in? new rows of an embedding? a new pooler?"

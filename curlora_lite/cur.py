@@ -42,7 +42,9 @@ def as_selection(selection):
     """Turn a name in `SELECTIONS`, or a `Selection`, into a `Selection`; ValueError otherwise."""
     if isinstance(selection, Selection):
         return selection
-    known("selection", selection, SELECTIONS)
+    if selection not in tuple(SELECTIONS):
+        names = ", ".join(SELECTIONS)
+        raise ValueError(f"selection: got {selection!r}, expected a Selection or one of {names}")
     return SELECTIONS[selection]
 
 

@@ -210,11 +210,9 @@ def _training_mode(backbone, dropout, checkpointing):
     transformers' checkpointing looks at the mode: there it is training mode, every dropout at zero.
     """
     backbone.train(dropout or checkpointing)
-    rates = []
-    if not dropout:
-        rates = [(module, name, getattr(module, name)) for module, name in _dropouts(backbone)]
-        for module, name, _ in rates:
-            setattr(module, name, 0.0)
+    rates = [(m, n, getattr(m, n)) for m, n in ([] if dropout else _dropouts(backbone))]
+    for module, name, _ in rates:
+        setattr(module, name, 0.0)
     if checkpointing:
         options = {"use_reentrant": False}
         backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)

@@ -141,7 +141,7 @@ def test_the_kept_adapter_has_the_perplexity_of_its_record(tiny, monkeypatch):
     chosen = {"methods": ["curlora"], "ranks": [16], "seeds": [0, 1], "precision": "fp32"}
     grid = grids.profiles.grid("smollm2", "table1", **chosen)
     specs = [small(spec, learning_rate=0.05) for spec in grid]
-    monkeypatch.setattr(sequence, "KEPT", {(specs[0].protocol, 0.05)})
+    monkeypatch.setattr(sequence, "KEPT", {"published": 0.05})
     record = grids.run_grid(specs, tiny, workers=1)[0]
     (folder,) = (tiny / "smollm2" / "adapters").iterdir()
     assert folder.name == specs[0].key

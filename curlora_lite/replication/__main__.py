@@ -69,8 +69,9 @@ def reproduce(options):
     else:
         found = _computed(specs, options, folder)
     _execute(notebooks.of_profile(profile), {"profile": profile, **chosen}, folder, options.tables)
+    frame = runs.of_grid(found)
     for table in planned:
-        summary = tables.summary(runs.of_grid(found), table)
+        summary = tables.summary(frame, table)
         print(tables.markdown(summary, f"Table {table[-1]}, {profile} profile"))
     lost = [run for run in found if run.status not in records.RESULTS]
     if lost:

@@ -131,6 +131,7 @@ def _inputs(source, parameters, profile):
     found = [path for name in names for path in sorted(records.runs_folder(name).glob("*.json"))]
     for pattern in ["smollm2*/runs/*.json", "*/labels.json"] * (source.stem == "audit"):
         found += sorted((records.ROOT / "results").glob(pattern))
+    found = dict.fromkeys(found)  # mostly both folders are one
     shown = [parameters, records.workspace(), records.code_sha256()]
     digest = hashlib.sha256(json.dumps(shown).encode())
     for path in [source, *found]:

@@ -658,10 +658,10 @@ of(
 )
 of(
     "curlora_lite/base_check.py",
-    ("only equal numbers are the same rounded", "if expected in finer or last in coarser:", "if False:"),
-    ("rounded where exact is asked for", 'if check == "rounded" and isinstance', "if isinstance"),
+    ("only equal numbers are the same rounded", "if finer or (rounded and last in", "if False and (rounded and last in"),
+    ("rounded where exact is asked for", 'rounded = check == "rounded" and isinstance', "rounded = isinstance"),
     ("what stands beside the loaded one is left out", "attached.layers.get(attached.active, ())", "[p for f in attached.layers.values() for p in f]"),
-    ("numbers that were trained are taken for frozen", "if math.isfinite(last) and not within(name, own):", "if math.isfinite(last):"),
+    ("numbers that were trained are taken for frozen", " or within(name, own) or tensor.is_meta:", " or tensor.is_meta:"),
     ("a checksum of rows only", "for part in (W[rows], W[:, cols]):", "for part in (W[rows],):"),
     ("other weights accepted when rounded", "if check == \"rounded\" and (finer or coarser):", "if check == \"rounded\":"),
     ("other weights accepted when exact", "if check == \"rounded\" and (finer or coarser):", "if finer or coarser:"),
