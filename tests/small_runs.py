@@ -8,7 +8,11 @@ import transformers
 from datasets import Dataset
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+import curlora_lite as cl
 from curlora_lite.replication import data, fused, machine, models, profiles
+
+METHODS = {"curlora": cl.CURLoRAConfig, "lora": cl.LoRAConfig}
+IDS = torch.tensor([[1, 5, 9, 3, 7, 2], [2, 2, 8, 60, 4, 11]])
 
 
 def tiny_llama():
@@ -41,6 +45,31 @@ def tiny(name, **values):
     for parameter in model.parameters():
         parameter.data.mul_(3)
     return model
+
+
+def moved(model, scale=1.0, seed=0):
+    """Stands for training: every trainable parameter gets seeded noise. Returns the model."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            noise = scale * torch.randn(parameter.shape, generator=generator)
+            parameter.data += noise.to(parameter.dtype)
+    return model
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def relative(found, expected):
+    """The largest difference, as a share of the largest value."""
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def close(found, expected, share=1e-4):
+    """To rounding: as a share of the norm."""
+    return (found - expected).norm() < share * expected.norm()
 
 
 def stand_in(put):

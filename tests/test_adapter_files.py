@@ -9,11 +9,11 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from small_runs import logits, moved
 from transformers import AutoModelForCausalLM
 
 import curlora_lite as cl
 
-IDS = torch.tensor([[1, 5, 9, 3, 7], [2, 2, 8, 60, 4]])
 TARGETS = {"llama": ["q_proj", "k_proj", "v_proj"], "gpt2": ["c_attn"]}
 CONFIGS = {  # of targets
     "curlora": partial(cl.CURLoRAConfig, 4, 1.7),
@@ -32,25 +32,10 @@ def model(request):
     return made
 
 
-def train(model, seed=0):
-    """Stands for training: every trainable parameter gets seeded noise."""
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.data += noise.to(parameter.dtype)
-
-
 def trained(model, config="curlora", name="default", seed=0):
     targets = TARGETS[model.config.model_type]
     cl.add_adapters(model, CONFIGS[config](targets), name)
-    train(model, seed)
-    return model
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(IDS).logits
+    return moved(model, seed=seed)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -257,8 +242,8 @@ def test_peft_gives_the_same_logits(model, config, tmp_path):
     served = PeftModel.from_pretrained(base, tmp_path).eval()
     off = (logits(served) - logits(model)).norm() / plain.norm()
     with served.disable_adapter():
-        moved = (logits(served) - logits(model)).norm() / plain.norm()
-    assert off < 1e-4 and moved > 0.1
+        other = (logits(served) - logits(model)).norm() / plain.norm()
+    assert off < 1e-4 and other > 0.1
 
 
 def test_the_checksum_of_loras_base_is_of_r_rows_and_columns():
@@ -303,7 +288,7 @@ def test_what_was_frozen_beside_an_adapter_has_to_be_there_when_it_is_loaded(lla
     """The least change of another weight, an earlier adapter in one: neither is saved with it."""
     first, change = copy.deepcopy(llama), copy.deepcopy(llama)
     cl.add_adapters(llama, cl.CURLoRAConfig(rank=4, target_modules=["up_proj"]))
-    train(llama)
+    moved(llama)
     cl.fold_adapter(llama)
     folded, finer = copy.deepcopy(llama), copy.deepcopy(llama).double()
     change.load_state_dict(llama.state_dict())
@@ -357,7 +342,7 @@ def test_a_copy_is_its_own(llama):
     trained(llama, "curlora", "two", seed=1)
     twin = copy.deepcopy(llama)
     before = logits(twin)
-    train(llama, seed=7)
+    moved(llama, seed=7)
     assert torch.equal(logits(twin), before) and not torch.equal(logits(llama), before)
     cl.set_adapter(twin, "one")
     cl.set_adapter(llama, "one")

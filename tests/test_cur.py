@@ -50,6 +50,14 @@ def test_draws_follow_the_probabilities(weighting, replacement):
     assert error.max() < 4
 
 
+def test_smoothed_is_nearly_uniform_at_mistrals_width():
+    """With 4,096 columns p is about 2.4e-4 and the constant 0.001 dominates."""
+    W = torch.randn(64, 4096, generator=torch.Generator().manual_seed(0))
+    p = cur.probabilities(W, dim=1)
+    smoothed, inverted = (cur.draw_probabilities(p, name) for name in ("smoothed", "inverted"))
+    assert smoothed.max() / smoothed.min() < 1.3 < inverted.max() / inverted.min()
+
+
 def test_the_named_selections():
     assert cur.as_selection("eq4") == cur.Selection("inverted", replacement=False)
     assert cur.as_selection("authors") == cur.Selection("smoothed", replacement=True)

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from small_runs import relative
 
 from curlora_lite import adapter_layers, remove_adapters, scoring
 from curlora_lite.replication import (
@@ -52,10 +53,6 @@ def test_the_fused_form_is_the_same_function():
         alone = torch.cat([features(model.model, *pad([row], 0, "cpu")) for row in rows])
         assert relative(alone, features(other.model, *pad(rows, 0, "cpu"))) < 2e-6
         assert relative(alone, llama.features(model.model, rows)) < 2e-6
-
-
-def relative(expected, found):
-    return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
 def test_bf16_agrees_with_fp32():

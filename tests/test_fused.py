@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_runs import tiny_llama
+from small_runs import relative, tiny_llama
 from transformers import LlamaForCausalLM
 
 from curlora_lite.replication import fused
@@ -16,10 +16,6 @@ def plain(tied=True, **changes):
         setattr(config, name, value)
     torch.manual_seed(1)
     return LlamaForCausalLM(config).eval()
-
-
-def relative(found, expected):
-    return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from safetensors.torch import load_file, save_file
-from small_runs import tiny
+from small_runs import close, moved, tiny
 from torch import distributed, nn
 
 import curlora_lite as cl
@@ -38,11 +38,7 @@ def config(**values):
 def trained(model, name="default", seed=0, **values):
     """With an adapter of which every number has moved."""
     cl.add_adapters(model, config(**values), name)
-    generator = torch.Generator().manual_seed(seed)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data += torch.randn(parameter.shape, generator=generator)
-    return model
+    return moved(model, seed=seed)
 
 
 def answer(model):
@@ -55,10 +51,6 @@ def beside_u(model):
     """Names of what is trainable other than U, as in the model without adapters."""
     names = [n for n, p in model.named_parameters() if p.requires_grad]
     return {n.replace(".base.", ".") for n in names if not n.endswith(".U")}
-
-
-def close(one, other):
-    return (one - other).norm() < 1e-4 * other.norm()
 
 
 @pytest.mark.parametrize("row", HEADS.split("\n")[1:-1])

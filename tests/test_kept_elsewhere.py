@@ -3,14 +3,13 @@
 import accelerate
 import pytest
 import torch
-from small_runs import tiny_gpt2, tiny_llama
-from test_works_with import IDS, gradients, loss_of, started
+from small_runs import METHODS, logits, tiny_gpt2, tiny_llama
+from test_works_with import gradients, loss_of, started
 
 import curlora_lite as cl
 
 MODELS = {"llama": (tiny_llama, "model.layers", ["q_proj", "v_proj"]),
           "gpt2": (tiny_gpt2, "transformer.h", ["c_attn"])}  # fmt: skip
-METHODS = {"curlora": cl.CURLoRAConfig, "lora": cl.LoRAConfig}
 
 
 def made(name):
@@ -35,11 +34,6 @@ def elsewhere(model, name, where, folder):
         model, places | {f"{layers}.0": "disk"}, main_device="cpu", offload_dir=folder,
         force_hooks=True,
     )  # fmt: skip
-
-
-def logits(model):
-    with torch.no_grad():
-        return model(input_ids=IDS).logits
 
 
 def close(found, expected):

@@ -81,6 +81,17 @@ def trained_layer():
     return layer
 
 
+@pytest.mark.parametrize("kind", ["linear", "conv1d"])
+def test_lora_is_eq_1(kind):
+    layer = LoRALinear(projection(kind, True), RANK, ALPHA, generator=gen())
+    nn.init.normal_(layer.B, generator=gen(5))
+    x = torch.randn(4, N_IN, generator=gen(6), dtype=torch.float64)
+    W = layer.base.weight.T if kind == "linear" else layer.base.weight
+    update = ALPHA * (layer.A @ layer.B)
+    torch.testing.assert_close(layer(x), x @ (W + update) + layer.base.bias, rtol=1e-12, atol=1e-12)
+    assert layer.update_norm() == pytest.approx(update.norm().item(), rel=1e-10)
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (2, 0), (2, 3, 4)])
 def test_any_leading_axes(shape):
     x = torch.randn(*shape, N_IN, generator=gen(6), dtype=torch.float64)

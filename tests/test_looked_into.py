@@ -2,23 +2,17 @@
 
 import pytest
 import torch
-from small_runs import tiny
-from test_works_with import IDS, gradients, started
+from small_runs import IDS, METHODS, close, tiny
+from test_works_with import gradients, started
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import curlora_lite as cl
 
-METHODS = {"curlora": cl.CURLoRAConfig, "lora": cl.LoRAConfig}
 # projections: those its code reads, or computes with past their forward
 MODELS = {"T5ForConditionalGeneration": ["q", "wi_0", "wo"]}
 MODELS |= {"MambaForCausalLM": ["in_proj", "x_proj", "dt_proj", "out_proj"]}
 MODELS |= {"BertForMaskedLM": ["query", "value", "dense"]}
-
-
-def close(found, expected):
-    """To fp32 rounding of some layers, of which Mamba takes exponentials."""
-    return (found - expected).norm() < 1e-3 * expected.norm()
 
 
 def check(model, config, output):

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import tiny_llama
+from small_runs import IDS, METHODS, moved, tiny_llama
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from curlora_lite import CURLoRAConfig, LoRAConfig, adapter_layers, add_adapters
+from curlora_lite import add_adapters
 
-IDS = torch.tensor([[1, 5, 9, 3, 7, 2], [2, 2, 8, 60, 4, 11]])
-CONFIGS = {"curlora": CURLoRAConfig(rank=4, seed=3), "lora": LoRAConfig(rank=4, seed=3)}
+CONFIGS = {method: config(rank=4, seed=3) for method, config in METHODS.items()}
 
 
 def loss_of(model, ids=IDS):
@@ -23,12 +22,7 @@ def loss_of(model, ids=IDS):
 def started(model, config, scale=0.1):
     """Adapters with seeded values, so that gradients reach every part."""
     add_adapters(model, config)
-    generator = torch.Generator().manual_seed(0)
-    for _, layer in adapter_layers(model):
-        for parameter in layer.parameters():
-            if parameter.requires_grad:
-                parameter.data += scale * torch.randn(parameter.shape, generator=generator)
-    return model
+    return moved(model, scale)
 
 
 def gradients(model):
