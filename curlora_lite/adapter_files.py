@@ -167,9 +167,8 @@ def _read_description(path):
     kind = description.get("kind")
     known = isinstance(kind, str) and kind in CONFIGS
     if not known or not isinstance(paths, dict) or not paths:
-        raise AdapterFileError(
-            f"{path}: expected `kind`, one of {', '.join(CONFIGS)}, and `projections`, not empty"
-        )
+        said = f"expected `kind`, one of {', '.join(CONFIGS)}, and `projections`, not empty"
+        raise AdapterFileError(f"{path}: {said}")
     return description
 
 
@@ -177,9 +176,8 @@ def _read_config(path, description):
     try:
         return CONFIGS[description["kind"]](**description["config"])
     except (KeyError, TypeError, ValueError) as error:
-        raise AdapterFileError(
-            f"{path}: its `config` is not one of an adapter ({error})"
-        ) from error
+        said = f"its `config` is not one of an adapter ({error})"
+        raise AdapterFileError(f"{path}: {said}") from error
 
 
 def _read_tensors(path):

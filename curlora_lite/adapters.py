@@ -210,8 +210,8 @@ def _merged(model, layers):
 def unmerge_adapters(model):
     """Take a merged adapter out of the weights again: they are restored bit for bit, from the copy.
 
-    The adapter is active again, as before `merge_adapters`. Of a model that was cast meanwhile they
-    are in its dtype. Returns the names. ValueError if no adapter is merged.
+    The merged adapter is then the active one, even where another was before. Of a model that was
+    cast meanwhile they are in its dtype. Returns the names. ValueError if no adapter is merged.
     """
     model = unwrapped(model)
     attached = attached_to(model)

@@ -5,6 +5,7 @@ import warnings
 from dataclasses import dataclass, field
 
 from . import heads, weights
+from .layers import AdapterLayer
 from .modules import named_tensors, replace, submodule, unwrapped
 
 
@@ -39,19 +40,15 @@ def attached_to(model):
 def refuse_merged(model):
     """ValueError if an adapter is merged into the model's weights."""
     if attached_to(model).merged:
-        raise ValueError(
-            "model: its adapter is merged; call unmerge_adapters first, or fold_adapter to leave "
-            "it in the weights for good"
-        )
+        said = "model: its adapter is merged; call unmerge_adapters first, or fold_adapter to "
+        raise ValueError(said + "leave it in the weights for good")
 
 
 def refuse_others(model, name):
     """ValueError if the model has adapters beside this one, whose base would change with it."""
     if others := [other for other in attached_to(model).layers if other != name]:
-        raise ValueError(
-            f"model: it has other adapters, {', '.join(others)}, for the weights as they are; save "
-            "them, if need be, and take them off with remove_adapters"
-        )
+        said = f"model: it has other adapters, {', '.join(others)}, for the weights as they are; "
+        raise ValueError(said + "save them, if need be, and take them off with remove_adapters")
 
 
 def named(model, name=None):
@@ -98,6 +95,11 @@ def install(model, name):
     """Put what adapter `name` has in place of what stands there now; None: the bare base."""
     attached = attached_to(model)
     refuse_merged(model)
+    for projection, layer in attached.layers.get(name, {}).items():  # before anything is moved
+        standing = submodule(model, projection)
+        standing = standing.base if isinstance(standing, AdapterLayer) else standing
+        if standing is not layer.base:
+            layer.check(standing)
     for projection, layer in attached.layers.get(attached.active, {}).items():
         if submodule(model, projection) is layer:
             replace(model, projection, layer.base)
@@ -135,10 +137,8 @@ def base_for(model, name):
         refuse_others(model, attached.active)
         return contextlib.nullcontext()
     if name in attached.layers:
-        raise ValueError(
-            f"name: the model has an adapter {name!r} already; take it off first with "
-            "remove_adapters, or give another name"
-        )
+        said = f"name: the model has an adapter {name!r} already; take it off first with "
+        raise ValueError(said + "remove_adapters, or give another name")
     return disable_adapters(model)
 
 
@@ -150,7 +150,7 @@ def disable_adapters(model):
     try:
         yield model
     finally:
-        if before in attached_to(model).layers:
+        if before in attached_to(model).layers and not attached_to(model).merged:
             install(model, before)
 
 

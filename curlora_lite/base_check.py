@@ -106,6 +106,8 @@ def other_rest(model, description, check):
     frozen = description.get("frozen")  # older versions wrote none
     if check == "shapes" or not isinstance(frozen, dict):
         return None
+    heads = description.get("heads", [])  # not trained where it was saved beside another adapter
+    frozen = {name: last for name, last in frozen.items() if not within(name, heads)}
     for name, p in not_wrapped(model):
         if name not in frozen or (last := _last(p)) == (expected := frozen[name]):
             continue
@@ -113,10 +115,8 @@ def other_rest(model, description, check):
         finer = rounded and expected in _rounded(last, *weights.PRECISIONS)
         if finer or (rounded and last in _rounded(expected, p.dtype)):
             continue
-        said = (
-            f"{name} was another when this adapter was trained; it was frozen, so not saved: an "
-            "earlier adapter folded in? new rows of an embedding? a new pooler?"
-        )
+        said = f"{name} was another when this adapter was trained; it was frozen, so not saved: an "
+        said += "earlier adapter folded in? new rows of an embedding? a new pooler?"
         if check == "exact":
             return said
         return warnings.warn(said, stacklevel=4)

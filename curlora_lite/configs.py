@@ -26,7 +26,8 @@ class AdapterConfig:
     seed: from it and the projection's name each projection gets its own random stream.
     modules_to_save: names of modules that are trained whole, saved and switched with the adapter,
         which has a copy of each. A classifier's head is one by default (of `…Classification`,
-        `…QuestionAnswering` and `…MultipleChoice` classes); `[]` for none.
+        `…QuestionAnswering` and `…MultipleChoice` classes); `[]` for none. It has the model's
+        dtype and follows its casts: in a model of bf16 it is trained in bf16.
     """
 
     rank: int = 16

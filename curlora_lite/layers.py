@@ -154,10 +154,11 @@ class CURLoRALinear(AdapterLayer):
     - `nn.Linear`, W (out, in): x R^T = (x W^T)[..., rows], so y = y0 + alpha (y0[rows] U^T) C^T
     - `Conv1D`, W (in, out): x C = (x W)[..., cols], so y = y0 + alpha (y0[cols] U) R
 
-    where y0 is the base output, its bias taken off before indexing. This is exact.
+    where y0 is the base output, its bias taken off before indexing: exact, up to y0's rounding (in
+    half precision a bias far larger than x W costs digits).
 
     Attributes: `base`; `rows`, `cols` int64 (r,), indices into the stored W; `U` (r, r), the one
-    Parameter, zeros at the start; `alpha`; `basis` (r, out), C^T or R, a buffer derived from W.
+    Parameter, zeros at the start; `basis` (r, out), C^T or R, a buffer derived from W.
     indices: (rows, cols) to use instead of drawing them by `selection` from `generator`.
     Source: Eq. 5-8.
     """

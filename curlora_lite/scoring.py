@@ -64,15 +64,15 @@ def perplexity(model, ids, window, stride=None):
     model: a causal language model, adapted by us or by PEFT or not at all; without dropout here,
     and in the modes it was in afterwards.
     Returns `perplexity` (exp(700) at most: a collapsed model could exceed what a float holds),
-    `tokens` (scored), `window`. ValueError for a window or a text of fewer than two tokens;
+    `tokens` (scored), `window`. ValueError for a window or a text of fewer than two tokens, or a
+    stride above the window;
     DivergedError if the model answers with numbers that are not finite.
     Source: section 6.2. Departure: the paper reads one window; more windows make small models'
     figure steadier.
     """
-    if min(window, len(ids)) < 2:
-        raise ValueError(
-            f"window: got {window} for a text of {len(ids)} tokens, expected 2 or more of both"
-        )
+    if min(window, len(ids)) < 2 or not 1 <= (stride or 1) <= window:
+        said = f"window: got {window}, stride {stride}, for a text of {len(ids)} tokens, "
+        raise ValueError(said + "expected 2 or more of both, and no stride above the window")
     model = unwrapped(model)
     there = (p.device for p in model.parameters() if not p.is_meta)
     device = next(there, ids.device)  # all elsewhere: accelerate's hooks bring what is needed

@@ -21,9 +21,10 @@ class AdapterCheckpoints(TrainerCallback):
     other, or of one of which a part alone was adapted, checkpoints hold the whole, as ever.
 
     Each is also a folder for `load_adapter`. To go on from one, build the model and add the adapter
-    as before, of the same configuration (its alpha is not in the tensors), then
-    `train(resume_from_checkpoint=…)`: the numbers are those of an uninterrupted run. From then on
-    the model's `save_pretrained` does so too, while an adapter stands in it that is not merged.
+    as before, of the same configuration (its alpha is not in the tensors), over the same frozen
+    weights, an earlier adapter folded in again (resuming compares neither; `load_adapter` does),
+    then `train(resume_from_checkpoint=…)`: the numbers are those of an uninterrupted run. From then
+    on the model's `save_pretrained` does so too, while an adapter stands in it that is not merged.
     """
 
     def on_init_end(self, args, state, control, model=None, **kwargs):
@@ -64,8 +65,11 @@ def _forgive_what_is_frozen(model, keys):
 
 def frozen(model):
     """Names of the parameters that are neither trained nor an adapter's: the base model's."""
-    whole = heads_of(model) if attached_to(model).active else ()
-    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    attached = attached_to(model)
+    whole = heads_of(model) if attached.active else ()
+    layers = attached.layers.get(attached.active, {}).values()
+    trained = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
+    trained |= {id(p) for p in model.parameters() if p.requires_grad}
     found = [(n, t) for n, t in named_tensors(model, seen=False) if isinstance(t, nn.Parameter)]
     return {n for n, p in found if id(p) not in trained and not within(n, whole)}
 

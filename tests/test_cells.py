@@ -5,16 +5,8 @@ import dataclasses
 import pytest
 from made_records import record
 
-from curlora_lite.replication import (
-    __main__,
-    cells,
-    cluster,
-    inputs,
-    machine,
-    profiles,
-    records,
-    sequence,
-)  # fmt: skip
+from curlora_lite.replication import __main__ as command
+from curlora_lite.replication import cells, cluster, inputs, machine, profiles, records, sequence
 
 # the rates at which made-up runs of a method end most accurate
 BEST = {"head-only": 4e-3, "curlora": 1e-3, "lora": 2.5e-4, "lora-xs": 1e-3}
@@ -115,7 +107,7 @@ def computed(monkeypatch, tmp_path):
         (machine, "cpu_name", lambda: "a machine"),
         (machine, "fast_precision", lambda: "bf16"),
         (inputs, "digests", lambda spec: ("w", {})),
-        (__main__, "fetch", lambda options: None),
+        (command, "fetch", lambda options: None),
         (sequence, "run", lambda spec, *_: found.append(spec) or made(spec)),
     ):
         monkeypatch.setattr(owner, name, value)
@@ -123,7 +115,7 @@ def computed(monkeypatch, tmp_path):
 
 
 def audit(*words):
-    return __main__.main(["audit", "--profile", "smollm2", "--workers", "1", *words])
+    return command.main(["audit", "--profile", "smollm2", "--workers", "1", *words])
 
 
 def test_the_command_tunes_first_and_goes_on_from_anybodys_runs(computed, monkeypatch, tmp_path):

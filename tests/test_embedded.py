@@ -9,17 +9,8 @@ import torch
 from small_runs import relative
 
 from curlora_lite import adapter_layers, remove_adapters, scoring
-from curlora_lite.replication import (
-    corpus,
-    data,
-    fused,
-    grids,
-    inputs,
-    llama,
-    profiles,
-    records,
-    verify,
-)
+from curlora_lite.replication import corpus, data, fused, grids, inputs, llama, profiles, records
+from curlora_lite.replication.verify import plain
 from curlora_lite.training import encode, features, pad
 
 pytestmark = pytest.mark.slow
@@ -92,7 +83,7 @@ def test_side_by_side_equals_one_after_the_other(tmp_path):
     finally:
         torch.set_num_threads(threads)
     together = grids.run_grid(specs, tmp_path / "together", workers=2)
-    assert list(map(verify.plain, alone)) == list(map(verify.plain, together))
+    assert list(map(plain, alone)) == list(map(plain, together))
 
 
 def test_the_readmes_lines_load_the_adapter_of_a_record(monkeypatch):

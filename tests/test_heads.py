@@ -179,6 +179,34 @@ def test_heads_go_with_the_mode_of_the_model(tmp_path):
         model.save_pretrained(tmp_path)
 
 
+def test_a_head_saved_while_another_adapter_stands_is_no_frozen_parameter(tmp_path):
+    model, again = trained(trained(tiny(GPT2), "one"), "two", modules_to_save=[]), tiny(GPT2)
+    again.score.weight.data.normal_()
+    cl.save_adapter(model, tmp_path, "one")
+    cl.set_adapter(model, "one")
+    with warnings.catch_warnings(action="error"):
+        cl.load_adapter(again, tmp_path, check_base="exact")
+    assert torch.equal(answer(again), answer(model))
+
+
+def test_a_merge_within_a_block_without_adapters_lasts():
+    model, base = trained(tiny(GPT2)), tiny(GPT2)
+    expected = answer(model)
+    with cl.disable_adapters(model):
+        cl.merge_adapters(model, "default")
+    assert close(answer(model), expected) and not close(expected, answer(base))
+
+
+def test_a_switch_that_is_refused_moves_nothing(llama):
+    trained(llama, "one", target_modules=["lm_head", "q_proj"], modules_to_save=["model.norm"])
+    trained(llama, "two", target_modules=["q_proj"])
+    llama.lm_head = nn.Linear(32, 3, bias=False)
+    two = answer(llama)
+    with pytest.raises(ValueError, match=r"its weight is now \(3, 32\)"):
+        cl.set_adapter(llama, "one")
+    assert cl.active_adapter(llama) == "two" and torch.equal(answer(llama), two)
+
+
 def test_a_model_with_adapters_of_pefts_is_refused(llama):
     theirs = peft.get_peft_model(llama, peft.LoraConfig(r=2, target_modules=["q_proj"]))
     with pytest.raises(ValueError, match="model: has adapters of PEFT's; merge or unload"):

@@ -5,15 +5,7 @@ import shutil
 import pytest
 from made_records import committed_sentences, sentences
 
-from curlora_lite.replication import (
-    conclusions,
-    data,
-    grids,
-    machine,
-    notebooks,
-    profiles,
-    records,
-)  # fmt: skip
+from curlora_lite.replication import conclusions, data, grids, machine, notebooks, profiles, records
 
 TEXTS, DRAWN = ("csv", "md", "tex"), ("pdf", "png")
 WRITTEN = [f"{{}}{part}.{kind}" for part in ("", "_parameters", "_summary") for kind in TEXTS]

@@ -8,6 +8,7 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file
 from small_runs import tiny
+from torch import nn
 
 import curlora_lite as cl
 from curlora_lite.replication import records
@@ -19,12 +20,13 @@ IDS[:, -1] = 1  # T5 classifies where a text ends
 
 
 def adapted(name):
-    """With an adapter, and one norm made trainable by hand."""
+    """With an adapter, and by hand: one norm made trainable, the first U frozen as it is."""
     model = tiny(name)
     targets = TARGETS[model.config.model_type]
     cl.add_adapters(model, cl.CURLoRAConfig(rank=4, target_modules=targets))
     norm = next(n for n, _ in model.named_parameters() if "norm" in n.lower() or ".ln_" in n)
     model.get_parameter(norm).requires_grad_(True)
+    nn.init.ones_(next(cl.adapter_layers(model))[1].U.requires_grad_(False))
     return model, norm
 
 
@@ -63,7 +65,7 @@ def test_a_run_resumed_from_an_adapters_checkpoint_ends_on_the_same_numbers(name
     with pytest.warns(UserWarning, match=f"not saved with it: {norm}"):
         train(whole, tmp_path)
     kept = load_file(tmp_path / "checkpoint-3" / "model.safetensors")
-    trainable = {n for n, p in whole.named_parameters() if p.requires_grad}
+    trainable = {n for n, p in whole.named_parameters() if p.requires_grad or n.endswith(".U")}
     assert {n for n in kept if not n.endswith(("rows", "cols"))} == trainable
     train(again, tmp_path / "again", tmp_path / "checkpoint-3")
     found = again.state_dict()

@@ -646,7 +646,7 @@ of(
 of(
     "curlora_lite/attached.py",
     ("one that is not active does not follow", "        layer.refresh()\n", ""),
-    ("disabled for good", "        if before in attached_to(model).layers:\n", "        if False:\n"),
+    ("disabled for good", "        if before in attached_to(model).layers and", "        if False and"),
     ("a merged model saved as an adapter", "self.active is not None and not self.merged", "self.active is not None"),
     ("heads that are not put back", "        replace(model, path, own.train(head.training))\n", ""),
     ("adapters over PEFT's", 'if getattr(model, "peft_config", None):', "if False:"),
