@@ -176,7 +176,7 @@ FACTS = {
         "a constant answer has {:.2f}": lambda f: [majority(f, "smollm2", EVEN)],
         "There CURLoRA has {:.2f}, head only {:.2f}, and LoRA {:.2f} ({:.2f} to {:.2f})": even,
         "seeds: {:.2f} and {:.2f} in two": lambda f: forgotten(f, 0, 1),
-        "as much learned: ×{3:.2f} against ×{2:.2f}": higher,
+        "three seeds]: ×{3:.2f} against ×{2:.2f}": higher,
         "LoRA ends {:.2f} above it, whichever": lambda f: less(f, LORA, "acc"),
         "{:.1f} % of their norm and perplexity by {:.0f} %": lambda f: f.papers.loc[USUAL, MOVED],
         "CURLoRA-24 by {:.1f} % and {:.0f} %": lambda f: f.papers.loc[WIDE, MOVED],
