@@ -123,10 +123,9 @@ def test_strided_perplexity_is_each_token_once_in_its_longest_context(llama):
 
 
 def test_what_has_no_perplexity(llama):
-    nine = torch.arange(9)
-    for ids, window, stride in ((nine[:1], 8, 4), (nine, 1, None), (nine, 4, 5), (nine, 4, -1)):
+    for tokens, window, stride in ((1, 8, 4), (9, 1, None), (9, 4, 5), (9, 4, -1)):
         with pytest.raises(ValueError, match="expected 2 or more of both, and no stride above"):
-            scoring.perplexity(llama, ids, window, stride)
+            scoring.perplexity(llama, torch.arange(tokens), window, stride)
     llama.model.norm.weight.data.fill_(math.nan)
     with pytest.raises(training.DivergedError, match="the mean log-likelihood is nan"):
         scoring.perplexity(llama, torch.arange(9), 8)
