@@ -80,13 +80,19 @@ def heads_of(model, name=None):
     return found
 
 
-def left_out(model):
-    """Names of what is trainable in the model and belongs to none of its adapters."""
+def adapters_own(model):
+    """ids of the parameters that belong to the model's adapters, their heads' too."""
     attached = attached_to(model)
     layers = [layer for found in attached.layers.values() for layer in found.values()]
     own = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
     for name in attached.heads:
         own |= {id(p) for head in heads_of(model, name).values() for p in head.parameters()}
+    return own
+
+
+def left_out(model):
+    """Names of what is trainable in the model and belongs to none of its adapters."""
+    own = adapters_own(model)
     return [n for n, p in named_tensors(model) if p.requires_grad and id(p) not in own]
 
 

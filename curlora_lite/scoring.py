@@ -65,8 +65,7 @@ def perplexity(model, ids, window, stride=None):
     and in the modes it was in afterwards.
     Returns `perplexity` (exp(700) at most: a collapsed model could exceed what a float holds),
     `tokens` (scored), `window`. ValueError for a window or a text of fewer than two tokens, or a
-    stride above the window;
-    DivergedError if the model answers with numbers that are not finite.
+    stride above the window; DivergedError if the model answers with numbers that are not finite.
     Source: section 6.2. Departure: the paper reads one window; more windows make small models'
     figure steadier.
     """

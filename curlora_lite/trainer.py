@@ -9,8 +9,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from .adapter_files import save_adapter
-from .attached import attached_to, heads_of, save_pretrained
-from .heads import within
+from .attached import adapters_own, attached_to, save_pretrained
 from .modules import named_tensors, unwrapped
 
 
@@ -65,13 +64,9 @@ def _forgive_what_is_frozen(model, keys):
 
 def frozen(model):
     """Names of the parameters that are neither trained nor an adapter's: the base model's."""
-    attached = attached_to(model)
-    whole = heads_of(model) if attached.active else ()
-    layers = attached.layers.get(attached.active, {}).values()
-    trained = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
-    trained |= {id(p) for p in model.parameters() if p.requires_grad}
+    own = adapters_own(model)
     found = [(n, t) for n, t in named_tensors(model, seen=False) if isinstance(t, nn.Parameter)]
-    return {n for n, p in found if id(p) not in trained and not within(n, whole)}
+    return {n for n, p in found if not p.requires_grad and id(p) not in own}
 
 
 def _plain(key):
